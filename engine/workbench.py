@@ -1,0 +1,218 @@
+"""`Workbench`: the one door to the engine, used by the TUI, the shell, `--batch` and the HTTP API.
+
+Only the interface and the small values of its answers live here. Two carriers implement it: `lathe.engine.local`
+(in process) and `lathe.engine.remote` (the private socket); `lathe.engine.connect` chooses. Errors arrive as
+`LatheError`s on both. Invariant: every method is usable over the socket, so arguments and results are plain values,
+and a stream ends when its caller leaves the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+import msgspec
+from lathe.engine.errors import Failure
+from lathe.engine.events import Event
+from lathe.engine.generation import (
+    Delta,
+    Embeddings,
+    EmbedRequest,
+    GenerationRequest,
+    Message,
+    RenderedPrompt,
+    Score,
+    ScoreRequest,
+)
+from lathe.engine.jobs.values import Job
+from lathe.engine.states import Fit, ServerOptions, ServerState, Snapshot, WorkerState
+from lathe.engine.steps import Step
+from lathe.engine.telemetry.sample import Sample
+from lathe.engine.worker.messages import LoadOptions
+from lathe.quantize.card import ModelCard
+from lathe.store.models import ModelEntry
+
+
+class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """A model with everything known about it."""
+
+    entry: ModelEntry
+    card: ModelCard
+    children: tuple[str, ...] = ()
+    """Ids of models made from it."""
+    worker: WorkerState | None = None
+    problem: Failure | None = None
+    """Why the header cannot be read, where it cannot."""
+
+
+class SettingValue(msgspec.Struct, frozen=True, kw_only=True):
+    """One setting with where its value comes from."""
+
+    key: str
+    """`section.name`."""
+    value: str | int | float | bool | None
+    default: str | int | float | bool | None
+    source: str
+    """`default`, `user FILE:LINE`, `project FILE:LINE`, `env NAME`, `flag`."""
+    doc: str
+    kind: str
+    """`bool`, `int`, `float`, `str`, `path`, or the choices joined by `|`."""
+    locked: bool = False
+    """Set by a source that outranks the user's file."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the doctor's report."""
+
+    area: str
+    """cpu, memory, gpu, disk, llama.cpp, sqlite, extras, network, terminal, workspace."""
+    name: str
+    value: str
+    level: str = "ok"
+    """ok, info, warn, fail."""
+    fix: str = ""
+    """The exact command or step that mends it."""
+
+
+class LogPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Part of a log; `next` continues it."""
+
+    lines: tuple[str, ...]
+    next: int
+    """Byte offset after the last line."""
+    ended: bool = False
+    """The job is over and nothing more will come."""
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A token of the HTTP API; the secret itself is shown once, when made."""
+
+    name: str
+    created_at: float
+    scopes: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    """Allow-list; empty: all."""
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    secret: str | None = None
+    """Only in the answer of `make_key`."""
+
+
+class Workbench(Protocol):
+    """What can be asked of the engine."""
+
+    # -- observing -----------------------------------------------------------------------------------------------
+    async def snapshot(self) -> Snapshot:
+        """Everything a front draws, at one moment."""
+
+    def events(self) -> AsyncGenerator[Event, None]:
+        """Facts as they happen, until the caller leaves."""
+
+    async def history(self, seconds: float = 300) -> list[Sample]:
+        """Samples of the last while, oldest first."""
+
+    async def doctor(self) -> list[Finding]:
+        """What this machine can do, and how to mend each gap."""
+
+    # -- catalogue -----------------------------------------------------------------------------------------------
+    async def models(self) -> list[ModelEntry]:
+        """Every model of the workspace, by name."""
+
+    async def model(self, reference: str) -> ModelDetails:
+        """One model by name, id prefix or path."""
+
+    async def estimate(self, reference: str, options: LoadOptions) -> Fit:
+        """Predict the memory of a load, and whether it fits now."""
+
+    async def rename(self, reference: str, name: str) -> ModelEntry:
+        """Give a model another name."""
+
+    async def remove(self, reference: str, delete_files: bool = False, force: bool = False) -> list[str]:
+        """Forget a model; delete its files only when asked, and foreign files only with `force`.
+
+        Returns the paths deleted."""
+
+    # -- models in memory ----------------------------------------------------------------------------------------
+    async def load(self, reference: str, options: LoadOptions | None = None, force: bool = False) -> WorkerState:
+        """Bring a model into memory and wait until it is ready; `force` overrides the fit check."""
+
+    async def unload(self, reference: str) -> None:
+        """Drain and stop the model's worker."""
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        """Stream an answer; loads the model on demand; leaving the loop cancels."""
+
+    async def render(self, model: str, messages: list[Message], tools: str | None = None) -> RenderedPrompt:
+        """Apply the model's chat template."""
+
+    async def tokenize(self, model: str, text: str, special: bool = False, bos: bool = False) -> list[int]:
+        """Text to token ids."""
+
+    async def detokenize(self, model: str, tokens: list[int]) -> str:
+        """Token ids to text."""
+
+    async def score(self, request: ScoreRequest) -> list[Score]:
+        """Log-likelihood of continuations."""
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """Texts to vectors."""
+
+    async def cancel_request(self, request_id: str) -> None:
+        """Stop one running request of any front."""
+
+    # -- jobs ----------------------------------------------------------------------------------------------------
+    async def submit(self, step: Step, run: str | None = None) -> Job:
+        """Queue a step; it runs when its lane is free."""
+
+    async def jobs(self, limit: int = 100) -> list[Job]:
+        """Newest first."""
+
+    async def job(self, job_id: str) -> Job:
+        """One job, whatever its age."""
+
+    async def wait(self, job_id: str) -> Job:
+        """Wait until the job is in a final state."""
+
+    async def cancel(self, job_id: str, force: bool = False) -> Job:
+        """Stop a job; its checkpoint stays unless forced."""
+
+    async def resume(self, job_id: str) -> Job:
+        """Queue a stopped job again; finished work is kept."""
+
+    async def clear_finished(self) -> int:
+        """Drop ended jobs from the list; artefacts stay."""
+
+    async def job_log(self, job_id: str, after: int = 0, limit: int = 500) -> LogPage:
+        """Lines of a job's log from a byte offset; negative: the last `limit` lines."""
+
+    # -- the HTTP API --------------------------------------------------------------------------------------------
+    async def start_server(self, options: ServerOptions) -> ServerState:
+        """Serve over HTTP until told otherwise."""
+
+    async def stop_server(self) -> ServerState:
+        """Stop accepting, finish what runs, close."""
+
+    async def keys(self) -> list[ApiKey]:
+        """The API's tokens, without their secrets."""
+
+    async def make_key(self, key: ApiKey) -> ApiKey:
+        """Make a token; the answer alone holds the secret."""
+
+    async def revoke_key(self, name: str) -> None:
+        """Forget a token; it stops working at once."""
+
+    # -- the rest ------------------------------------------------------------------------------------------------
+    async def settings(self) -> list[SettingValue]:
+        """Every setting with its provenance."""
+
+    async def set_setting(self, key: str, value: str | None) -> SettingValue:
+        """Write one setting to the user's file (None removes it), comments kept."""
+
+    async def log(self, after: int = 0, limit: int = 500) -> LogPage:
+        """The engine's log, as JSON lines."""
+
+    async def close(self) -> None:
+        """Let go of the engine; in process: stop everything."""
+
+    async def shutdown(self) -> None:
+        """Stop the engine process: workers, jobs (resumable) and server."""
