@@ -1,0 +1,1 @@
+"""Measuring models with llama.cpp's own procedures: perplexity, divergence, speed, importance."""
