@@ -58,9 +58,8 @@ class DecodeFailed(InternalError):
     code = "E_DECODE"
 
     def __init__(self, status: int) -> None:
-        reason = {1: "the KV cache has no room for the batch", 2: "aborted"}.get(
-            status, last_error() or "no reason given"
-        )
+        known = {1: "the KV cache has no room for the batch", 2: "aborted"}
+        reason = known.get(status) or complaint()
         super().__init__(f"llama.cpp could not decode a batch (status {status}): {reason}")
         self.status = status
 
