@@ -1,0 +1,76 @@
+"""Which code runs which step: the one table that joins `steps` to work.
+
+A kind runs either in a child process (`child`: "module:function" called as `run(step, context)`) or, when all native
+work already happens in model workers, as a coroutine in the engine (`service`). Resolved lazily, so that listing kinds
+imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import msgspec
+from lathe.engine import steps
+from lathe.engine.jobs.values import Lane
+
+
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
+    """How one kind of step runs."""
+
+    target: str
+    """`module:function` below `lathe.engine.jobs`."""
+    lane: Lane = "cpu"
+    service: bool = False
+
+    def load(self) -> Callable[..., Any]:
+        """Import the code."""
+        module, _, function = self.target.partition(":")
+        loaded: Callable[..., Any] = getattr(import_module(f"lathe.engine.jobs.{module}"), function)
+        return loaded
+
+
+KINDS: dict[type, Kind] = {
+    steps.ScanStep: Kind(target="scan:run", lane="io"),
+    steps.VerifyStep: Kind(target="verify:run", lane="io"),
+    steps.ConvertStep: Kind(target="convert:run"),
+    steps.QuantizeStep: Kind(target="quantize:run"),
+    steps.PerplexityStep: Kind(target="perplexity:run"),
+    steps.BenchStep: Kind(target="bench:run"),
+    steps.ServeStep: Kind(target="serve:run", service=True),
+    steps.GenerateStep: Kind(target="generate:run", service=True),
+}
+
+MODEL_FIELDS = ("model", "base", "draft_model")
+"""Fields of steps that name models; resolved by the engine before the step runs."""
+
+
+def kind_of(step: steps.Step) -> Kind:
+    """The kind that runs a step."""
+    return KINDS[type(step)]
+
+
+def name_of(step: steps.Step) -> str:
+    """The step's tag, as plans write it after `run:`."""
+    return str(type(step).__struct_config__.tag)
+
+
+def references(step: steps.Step) -> tuple[str, ...]:
+    """Every model the step names."""
+    found = (getattr(step, field, None) for field in MODEL_FIELDS)
+    return tuple(reference for reference in found if isinstance(reference, str) and reference)
+
+
+def title_of(step: steps.Step) -> str:
+    """One line for the queue: what the step does to what."""
+    subject = " ".join(reference.rstrip("/").rsplit("/", 1)[-1] for reference in references(step))
+    match step:
+        case steps.ConvertStep(to=to, outtype=outtype):
+            return f"{subject} -> {to} {outtype}"
+        case steps.QuantizeStep(type=kind):
+            return f"{subject} -> {kind}"
+        case steps.ScanStep(roots=roots):
+            return ", ".join(roots) or "standard places"
+        case _:
+            return subject
