@@ -173,6 +173,9 @@ class Workbench(Protocol):
     async def wait(self, job_id: str) -> Job:
         """Wait until the job is in a final state."""
 
+    async def previous(self, step: Step) -> Job | None:
+        """The newest finished job that did exactly this to the same inputs, if its artefacts are still there."""
+
     async def cancel(self, job_id: str, force: bool = False) -> Job:
         """Stop a job; its checkpoint stays unless forced."""
 

@@ -90,6 +90,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempts: int = 0
     run: str | None = None
     """Id of the batch run it belongs to."""
+    key: str | None = None
+    """Hash over the step, its inputs' contents and the release: equal keys mean a reusable outcome."""
     pid: int | None = None
 
 
