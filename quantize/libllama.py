@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -65,6 +66,7 @@ def bindings() -> Any:
     Returns:
         The module `llama_cpp.llama_cpp`: llama.h by ctypes.
     """
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # a native abort would start a debugger on this process
     from llama_cpp import llama_cpp
 
     receive = llama_cpp.llama_log_callback(_LOG.receive)

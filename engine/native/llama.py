@@ -1,4 +1,4 @@
-"""Models, contexts and batches of llama.cpp: owned, closed in the right order, with logits as numpy arrays.
+"""Models and contexts of llama.cpp: owned, closed in the right order, with logits as numpy arrays.
 
 Nothing here samples, schedules or knows about requests. Invariants: a context keeps its model alive; a handle is freed
 once; nothing native points to memory that Python has let go; an exception in a callback surfaces from the call that
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Self
 
@@ -17,6 +17,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 from lathe.engine.errors import DataError, InternalError
+from lathe.engine.native.batch import Batch
+from lathe.engine.native.vocabulary import Vocabulary
 from lathe.quantize.libllama import bindings, complaint, forget, log_to, logged, version
 
 __all__ = [
@@ -24,7 +26,6 @@ __all__ = [
     "forget", "log_to", "logged", "physical_cores", "version",
 ]  # fmt: skip
 
-Tokens = npt.NDArray[np.int32]
 Logits = npt.NDArray[np.float32]
 EvalCallback = Callable[[int, bool], bool]
 """(address of a ggml_tensor, whether llama.cpp only asks if the value is wanted) -> wanted / go on."""
@@ -64,7 +65,7 @@ class DecodeFailed(InternalError):
         self.status = status
 
 
-class LlamaModel:
+class LlamaModel(Vocabulary):
     """Weights and vocabulary of one GGUF file."""
 
     def __init__(
@@ -89,7 +90,6 @@ class LlamaModel:
         """
         self._lib = lib = bindings()
         self._handle: int | None = None
-        self.path = path
         failures: list[BaseException] = []
 
         def report(fraction: float, _user: int | None) -> bool:
@@ -115,15 +115,10 @@ class LlamaModel:
                 hint="`lathe models show` checks the file",
                 code="E_GGUF_MODEL",
             )
-        self.vocab = lib.llama_model_get_vocab(self._handle)
-        self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
+        super().__init__(lib, self._handle, path)
         self.n_ctx_train: int = lib.llama_model_n_ctx_train(self._handle)
         self.n_embd: int = lib.llama_model_n_embd(self._handle)
         self.n_layer: int = lib.llama_model_n_layer(self._handle)
-        self.add_bos: bool = lib.llama_vocab_get_add_bos(self.vocab)
-        self.add_eos: bool = lib.llama_vocab_get_add_eos(self.vocab)
-        self.bos: int = lib.llama_vocab_bos(self.vocab)
-        self.eos: int = lib.llama_vocab_eos(self.vocab)
 
     @property
     def handle(self) -> int:
@@ -191,102 +186,6 @@ class LlamaModel:
         """The default chat template of the file."""
         text: bytes | None = self._lib.llama_model_chat_template(self.handle, None)
         return None if text is None else text.decode("utf-8", "replace")
-
-    # -- text --------------------------------------------------------------------------------------------------------
-    def tokenize(self, text: str | bytes, *, special: bool = False, add_special: bool = False) -> Tokens:
-        """Text to token ids.
-
-        Args:
-            special: read `<|im_start|>` and the like as control tokens.
-            add_special: add what the model wants at the ends, such as BOS.
-        """
-        data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-        room = len(data) + 8
-        for _ in range(2):
-            tokens = np.empty(room, np.int32)
-            pointer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-            count = self._lib.llama_tokenize(self.vocab, data, len(data), pointer, room, add_special, special)
-            if count >= 0:
-                return tokens[:count].copy()
-            room = -count
-        raise DataError(f"the tokenizer of {self.path.name} gave no stable result")
-
-    def piece(self, token: int, *, special: bool = True) -> bytes:
-        """The bytes of one token; with `special`, control tokens too."""
-        for room in (32, 4096, 1 << 20):
-            buffer = ctypes.create_string_buffer(room)
-            size = self._lib.llama_token_to_piece(self.vocab, token, buffer, room, 0, special)
-            if size >= 0:
-                return buffer.raw[:size]
-        raise DataError(f"token {token} of {self.path.name} has no text of sane length")
-
-    def is_eog(self, token: int) -> bool:
-        """Whether the token ends a generation."""
-        return bool(self._lib.llama_vocab_is_eog(self.vocab, token))
-
-
-class Batch:
-    """Tokens for one decode call, in arrays that Python owns and native code reads.
-
-    Each token belongs to one sequence. `extend` appends a run of tokens with vectorised writes; `add` appends one.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.n_tokens = 0
-        self.token = np.zeros(capacity, np.int32)
-        self.position = np.zeros(capacity, np.int32)
-        self.sequence = np.zeros(capacity, np.int32)
-        self.output = np.zeros(capacity, np.int8)
-        """1 where logits are wanted."""
-        self._counts = np.ones(capacity, np.int32)
-        # llama_batch.seq_id is an array of pointers, one list of sequences per token: here each points into `sequence`.
-        self._lists = self.sequence.ctypes.data + np.arange(capacity, dtype=np.uintp) * 4
-        lib = bindings()
-        integers = ctypes.POINTER(ctypes.c_int32)
-        self.native = lib.llama_batch(
-            0,
-            self.token.ctypes.data_as(integers),
-            None,
-            self.position.ctypes.data_as(integers),
-            self._counts.ctypes.data_as(integers),
-            self._lists.ctypes.data_as(ctypes.POINTER(integers)),
-            self.output.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
-        )
-
-    def clear(self) -> None:
-        """Forget every token."""
-        self.n_tokens = 0
-        self.native.n_tokens = 0
-
-    def add(self, token: int, position: int, sequence: int = 0, output: bool = False) -> int:
-        """Append one token; returns its index in the batch."""
-        index = self.n_tokens
-        self.token[index] = token
-        self.position[index] = position
-        self.sequence[index] = sequence
-        self.output[index] = output
-        self.n_tokens = self.native.n_tokens = index + 1
-        return index
-
-    def extend(
-        self, tokens: Tokens | Sequence[int], start: int, sequence: int = 0, output: npt.ArrayLike = False
-    ) -> slice:
-        """Append tokens at positions `start, start + 1, ...`; `output` is one flag or one per token."""
-        where = slice(self.n_tokens, self.n_tokens + len(tokens))
-        if where.stop > self.capacity:
-            raise InternalError(f"a batch of {self.capacity} tokens cannot take {where.stop}")
-        self.token[where] = tokens
-        self.position[where] = np.arange(start, start + len(tokens), dtype=np.int32)
-        self.sequence[where] = sequence
-        self.output[where] = output
-        self.n_tokens = self.native.n_tokens = where.stop
-        return where
-
-    @property
-    def n_outputs(self) -> int:
-        """How many rows of logits the batch asks for."""
-        return int(np.count_nonzero(self.output[: self.n_tokens]))
 
 
 class ContextOptions(msgspec.Struct, frozen=True, kw_only=True):
