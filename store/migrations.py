@@ -170,5 +170,21 @@ def m005_runs(db: Connection) -> None:
     db.table("run_steps").create_index(["key"])
 
 
-WORKSPACE = Schema("Lathe workspace", 0x4C415448, (m001_models, m002_jobs, m003_requests, m004_samples, m005_runs))
-"""`lathe.db`: models, jobs, runs, requests, samples."""
+def m006_api_keys(db: Connection) -> None:
+    """The HTTP API's keys; secrets as SHA-256 only."""
+    db.table("api_keys").create(
+        {
+            "name": str, "digest": str, "created_at": float, "scopes": str, "models": str,
+            "requests_per_minute": int, "tokens_per_minute": int,
+        },
+        pk="name",
+        not_null={"digest", "created_at", "scopes", "models"},
+        strict=True,
+    )  # fmt: skip
+    db.table("api_keys").create_index(["digest"], unique=True)
+
+
+WORKSPACE = Schema(
+    "Lathe workspace", 0x4C415448, (m001_models, m002_jobs, m003_requests, m004_samples, m005_runs, m006_api_keys)
+)
+"""`lathe.db`: models, jobs, runs, requests, samples, API keys."""
