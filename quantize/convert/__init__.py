@@ -1,0 +1,5 @@
+"""Checkpoints to GGUF without torch: streaming, one table per model family."""
+
+from lathe.quantize.convert.convert import ConversionReport, OutType, convert_checkpoint
+
+__all__ = ["ConversionReport", "OutType", "convert_checkpoint"]

@@ -1,0 +1,159 @@
+"""From a checkpoint folder to a GGUF file, in one pass over the weights.
+
+    read_checkpoint -> family -> plan (pure) -> vocabulary -> write, tensor by tensor, piece by piece
+
+Invariant: the output appears whole or not at all, and memory stays bounded by a piece of a tensor plus the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Literal
+
+import msgspec
+from lathe.quantize.artefact import new_artefact
+from lathe.quantize.checkpoint import Checkpoint, Weights, open_weights, read_checkpoint
+from lathe.quantize.convert.encode import count_not_finite, encode, row_pieces, to_float32
+from lathe.quantize.convert.family import Family
+from lathe.quantize.convert.hparams import Hparams, shared_facts
+from lathe.quantize.convert.identity import describe
+from lathe.quantize.convert.plan import PlannedTensor, guess_outtype, plan_tensors
+from lathe.quantize.convert.registry import family_of
+from lathe.quantize.convert.rope import rope_facts
+from lathe.quantize.convert.vocabulary.choose import read_vocabulary
+from lathe.quantize.convert.writer import Metadata, TensorType, file_bytes, text, u32, write_gguf
+from lathe.quantize.errors import CheckpointError
+from lathe.quantize.progress import Report, silent
+from lathe.quantize.safetensors import Array
+
+OutType = Literal["auto", "f32", "f16", "bf16", "q8_0"]
+
+_FILE_TYPES = {TensorType.F32: 0, TensorType.F16: 1, TensorType.Q8_0: 7, TensorType.BF16: 32}
+"""`general.file_type`."""
+_QUANTIZATION_VERSION = 2
+
+
+class ConversionReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a conversion made."""
+
+    output: Path
+    architecture: str
+    """llama.cpp's name."""
+    file_type: str
+    """`F16` and the like."""
+    tensors: int
+    parameters: int
+    bytes: int
+    seconds: float
+    pre_tokenizer: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def convert_checkpoint(
+    source: Path, output: Path, *, outtype: OutType = "auto", force: bool = False, report: Report | None = None
+) -> ConversionReport:
+    """Convert a checkpoint folder to one GGUF file.
+
+    `force` overwrites an existing output and lets through weights that are not finite. Raises the errors of
+    `read_checkpoint`, `UnsupportedError` for an unknown architecture or tokenizer, `OutputError`.
+    """
+    began = monotonic()
+    checkpoint = read_checkpoint(source)
+    family = family_of(checkpoint)
+    hparams = Hparams(checkpoint.config, family.defaults)
+    kind = guess_outtype(checkpoint.tensors) if outtype == "auto" else TensorType[outtype.upper()]
+    plan = plan_tensors(family, hparams, checkpoint.tensors, kind)
+    vocabulary = read_vocabulary(checkpoint, hparams)
+    metadata = _metadata(checkpoint, family, hparams, plan, kind) | vocabulary.metadata()
+    entries = [tensor.entry for tensor in plan]
+    expected = file_bytes(metadata, entries)
+    faults: list[str] = []
+    inputs = (*checkpoint.shards, *sorted(path for path in source.iterdir() if path.is_file()))
+    with new_artefact(output, inputs=inputs, expected_bytes=expected, force=force) as part:
+        with open_weights(checkpoint) as weights:
+            pieces = _pieces(plan, weights, hparams, force, report or silent, faults)
+            write_gguf(part, metadata, entries, pieces)
+    return ConversionReport(
+        output=output,
+        architecture=family.arch,
+        file_type=kind.name,
+        tensors=len(plan),
+        parameters=_parameters(plan),
+        bytes=expected,
+        seconds=monotonic() - began,
+        pre_tokenizer=vocabulary.pre,
+        warnings=(*_warnings(checkpoint), *faults),
+    )
+
+
+def _metadata(
+    checkpoint: Checkpoint, family: Family, hparams: Hparams, plan: Sequence[PlannedTensor], kind: TensorType
+) -> Metadata:
+    facts = {key: value for key, value in shared_facts(hparams).items() if key not in family.silent}
+    facts |= {key: value for key, value in rope_facts(hparams).items() if key not in family.silent}
+    facts |= family.facts(hparams)
+    return (
+        {"general.architecture": text(family.arch)}
+        | describe(checkpoint, _parameters(plan))
+        | {f"{family.arch}.{key}": value for key, value in facts.items()}
+        | {"general.file_type": u32(_FILE_TYPES[kind]), "general.quantization_version": u32(_QUANTIZATION_VERSION)}
+    )
+
+
+def _parameters(plan: Sequence[PlannedTensor]) -> int:
+    total = 0
+    for tensor in plan:
+        count = 1
+        for size in tensor.entry.shape:
+            count *= size
+        total += count
+    return total
+
+
+def _warnings(checkpoint: Checkpoint) -> Iterator[str]:
+    for reason in checkpoint.remote_code:
+        yield f"{reason}: its code was not run; this architecture was converted by the known rules"
+
+
+def _pieces(
+    plan: Sequence[PlannedTensor], weights: Weights, hparams: Hparams, force: bool, report: Report, faults: list[str]
+) -> Iterator[tuple[int, Array]]:
+    """Yield every tensor's bytes in order, counting and (without `force`) refusing values that are not finite."""
+    total = sum(tensor.entry.nbytes for tensor in plan)
+    done = 0
+    for index, tensor in enumerate(plan):
+        entry, bad = tensor.entry, 0
+        for piece, dtype in _stored(tensor, weights, hparams):
+            bad += count_not_finite(piece, dtype)
+            encoded = encode(piece, dtype, entry.type)
+            if entry.type is TensorType.F16 and dtype != "F16":
+                bad += count_not_finite(encoded, "F16")
+            yield index, encoded
+            done += encoded.nbytes
+            report(entry.name, done, total, "B")
+        if bad:
+            message = f"tensor {entry.name} has {bad:,} values that are infinite, no number, or too large for the type"
+            if not force:
+                raise CheckpointError(message, hint="the checkpoint is damaged; force the conversion to keep them")
+            faults.append(message)
+        if tensor.source is not None:
+            weights.release(tensor.source.name)
+
+
+def _stored(tensor: PlannedTensor, weights: Weights, hparams: Hparams) -> Iterator[tuple[Array, str]]:
+    """Yield a tensor's rows in output order, still in the checkpoint's number format where the rule allows."""
+    if tensor.source is None:
+        assert tensor.made is not None
+        yield tensor.made, "F32"
+        return
+    rule, dtype = tensor.rule, tensor.source.dtype
+    stored = rule.view(weights.read(tensor.source.name), hparams)
+    order = rule.rows(len(stored), hparams) if rule.rows else None
+    for rows in row_pieces(stored.shape):
+        piece = stored[rows] if order is None else stored[order[rows]]
+        if rule.value is None:
+            yield piece, dtype
+        else:
+            yield rule.value(to_float32(piece, dtype)), "F32"

@@ -1,0 +1,79 @@
+"""Llama 1 to 3, and the families that kept its layout: Mistral, SmolLM, TinyLlama."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from lathe.quantize.convert.encode import Floats
+from lathe.quantize.convert.family import Family, Rule
+from lathe.quantize.convert.hparams import Hparams
+from lathe.quantize.convert.rope import llama3_factors
+from lathe.quantize.convert.writer import Metadata, u32
+
+
+def interleaved(rows: int, heads: int) -> npt.NDArray[np.intp]:
+    """Order rows so that rotated pairs are neighbours.
+
+    Checkpoints keep the two halves of each rotary pair half a head apart, llama.cpp's `llama` graph side by side.
+    """
+    return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).ravel()
+
+
+def query_rows(rows: int, hparams: Hparams) -> npt.NDArray[np.intp]:
+    """Order the rows of a query projection."""
+    return interleaved(rows, hparams.heads)
+
+
+def key_rows(rows: int, hparams: Hparams) -> npt.NDArray[np.intp]:
+    """Order the rows of a key projection."""
+    return interleaved(rows, hparams.kv_heads)
+
+
+LAYOUT = {
+    "embed_tokens": "token_embd",
+    "norm": "output_norm",
+    "lm_head": "output",
+    "layers.{n}.input_layernorm": "blk.{n}.attn_norm",
+    "layers.{n}.self_attn.q_proj": "blk.{n}.attn_q",
+    "layers.{n}.self_attn.k_proj": "blk.{n}.attn_k",
+    "layers.{n}.self_attn.v_proj": "blk.{n}.attn_v",
+    "layers.{n}.self_attn.o_proj": "blk.{n}.attn_output",
+    "layers.{n}.post_attention_layernorm": "blk.{n}.ffn_norm",
+    "layers.{n}.mlp.gate_proj": "blk.{n}.ffn_gate",
+    "layers.{n}.mlp.up_proj": "blk.{n}.ffn_up",
+    "layers.{n}.mlp.down_proj": "blk.{n}.ffn_down",
+}
+"""The names most decoders since Llama share."""
+
+
+def _facts(hparams: Hparams) -> Metadata:
+    width = u32(hparams.head_width)
+    return {
+        "attention.head_count_kv": u32(hparams.kv_heads),
+        "attention.key_length": width,
+        "attention.value_length": width,
+        "vocab_size": u32(hparams.need("vocab_size")),
+        "rope.dimension_count": width,
+    }
+
+
+def _computed(hparams: Hparams) -> dict[str, Floats]:
+    factors = llama3_factors(hparams)
+    return {} if factors is None else {"rope_freqs.weight": factors}
+
+
+def _defaults(**values: object) -> dict[str, object]:
+    return {"rope_theta": 10_000.0, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048} | values
+
+
+LLAMA = Family(
+    arch="llama",
+    tensors=LAYOUT
+    | {
+        "layers.{n}.self_attn.q_proj": Rule("blk.{n}.attn_q", rows=query_rows),
+        "layers.{n}.self_attn.k_proj": Rule("blk.{n}.attn_k", rows=key_rows),
+    },
+    defaults=_defaults(),
+    facts=_facts,
+    computed=_computed,
+)

@@ -1,0 +1,154 @@
+"""The plan of a conversion: which tensors the GGUF will hold, in which type, from which source.
+
+Pure: a checkpoint's headers and a family's table in, a list of `PlannedTensor` out, or an error that names the tensor.
+Invariant: every tensor of the checkpoint is placed or known to be unused, each target has one source, and all layers
+have the same tensors.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+from lathe.quantize.convert.encode import Q8_BLOCK, Floats
+from lathe.quantize.convert.family import Family, Rule
+from lathe.quantize.convert.hparams import Hparams
+from lathe.quantize.convert.writer import TensorEntry, TensorType
+from lathe.quantize.errors import CheckpointError
+from lathe.quantize.safetensors import TensorInfo
+
+_ALWAYS_F32 = re.compile(
+    r".*_norm\.weight|position_embd\.weight|token_types\.weight|blk\.\d+\.ffn_gate_inp\.weight|.*(?<!\.weight)"
+)
+"""Norms, lookup tables and biases: small, and llama.cpp's graphs expect them in full precision."""
+_EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
+_LAYER = re.compile(r"blk\.(\d+)\.(.+)")
+_NEVER_USED = re.compile(r".*\.rotary_emb\.inv_freq|.*\.attn\.(masked_)?bias|.*\.attention\.(masked_)?bias")
+"""Buffers that old transformers versions saved beside the weights."""
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor to write; `source` is its tensor in the checkpoint, or `made` holds its values."""
+
+    entry: TensorEntry
+    rule: Rule
+    source: TensorInfo | None = None
+    made: Floats | None = None
+
+
+def plan_tensors(
+    family: Family, hparams: Hparams, tensors: Mapping[str, TensorInfo], outtype: TensorType
+) -> list[PlannedTensor]:
+    """Place every tensor of a checkpoint; computed tensors come first, then the checkpoint's order."""
+    plan = [
+        PlannedTensor(_entry(name, values.shape, outtype), Rule(name), made=values)
+        for name, values in family.computed(hparams).items()
+    ]
+    finder = _Finder(family)
+    taken: dict[str, str] = {}
+    for info in tensors.values():
+        found = finder.find(info.name)
+        if found is None:
+            continue
+        target, rule = found
+        if target in taken:
+            raise CheckpointError(f"tensors {taken[target]!r} and {info.name!r} both become {target}")
+        taken[target] = info.name
+        plan.append(PlannedTensor(_entry(target, _viewed_shape(info, rule, hparams), outtype), rule, source=info))
+    if _EMBEDDING not in taken:
+        plan = _embedding_from_head(plan, hparams)
+    _require_whole_layers([tensor.entry.name for tensor in plan], hparams.layers)
+    return plan
+
+
+def _embedding_from_head(plan: list[PlannedTensor], hparams: Hparams) -> list[PlannedTensor]:
+    """Store tied weights as the embedding, where a checkpoint saved the one tensor under the head's name."""
+    if not hparams.get("tie_word_embeddings"):
+        raise CheckpointError("the checkpoint has no token embeddings")
+    return [
+        replace(tensor, entry=msgspec.structs.replace(tensor.entry, name=_EMBEDDING))
+        if tensor.entry.name == _HEAD
+        else tensor
+        for tensor in plan
+    ]
+
+
+def guess_outtype(tensors: Mapping[str, TensorInfo]) -> TensorType:
+    """Keep the precision of the checkpoint's first 16-bit matrix; F16 when there is none."""
+    for info in tensors.values():
+        if len(info.shape) >= 2 and info.dtype in ("BF16", "F16"):
+            return TensorType[info.dtype]
+    return TensorType.F16
+
+
+class _Finder:
+    """Looks checkpoint names up in a family's table."""
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+        self._unused = [re.compile(pattern) for pattern in family.unused]
+
+    def find(self, name: str) -> tuple[str, Rule] | None:
+        """Return the GGUF name and rule of a checkpoint tensor; None when inference does not need it."""
+        short = self._strip(name)
+        if _NEVER_USED.fullmatch(name) or any(pattern.fullmatch(short) for pattern in self._unused):
+            return None
+        stem, _, suffix = short.rpartition(".")
+        number = re.search(r"\.(\d+)\.", f".{stem}.")
+        layer = number[1] if number else ""
+        pattern = f".{stem}.".replace(f".{layer}.", ".{n}.", 1)[1:-1] if layer else stem
+        target = self._family.tensors.get(pattern)
+        if target is None or suffix not in ("weight", "bias"):
+            raise CheckpointError(
+                f"tensor {name!r} has no place in the architecture {self._family.arch}",
+                hint="the checkpoint is a variant that this converter does not know",
+            )
+        rule = target if isinstance(target, Rule) else Rule(target)
+        return f"{rule.to.replace('{n}', layer)}.{suffix}", rule
+
+    def _strip(self, name: str) -> str:
+        while prefix := next((prefix for prefix in self._family.prefixes if name.startswith(prefix)), None):
+            name = name[len(prefix) :]
+        return name
+
+
+def _viewed_shape(info: TensorInfo, rule: Rule, hparams: Hparams) -> tuple[int, ...]:
+    """Find the shape after the rule's view, on an array that has the shape and no memory."""
+    if math.prod(info.shape) == 0 or not info.shape:
+        raise CheckpointError(f"tensor {info.name!r} of shape {list(info.shape)} is empty")
+    try:
+        return rule.view(np.broadcast_to(np.uint8(0), info.shape), hparams).shape
+    except (ValueError, IndexError) as error:
+        raise CheckpointError(f"tensor {info.name!r} has the wrong shape {list(info.shape)}: {error}") from error
+
+
+def _entry(name: str, shape: tuple[int, ...], outtype: TensorType) -> TensorEntry:
+    kind = outtype
+    if len(shape) <= 1 or _ALWAYS_F32.fullmatch(name):
+        kind = TensorType.F32
+    elif outtype is TensorType.Q8_0 and shape[-1] % Q8_BLOCK:
+        kind = TensorType.F16
+    return TensorEntry(name, shape, kind, kind.nbytes(math.prod(shape)))
+
+
+def _require_whole_layers(names: Sequence[str], layers: int) -> None:
+    """Refuse a checkpoint whose layers differ in their tensors or in their number."""
+    found: dict[int, set[str]] = {}
+    for name in names:
+        if match := _LAYER.fullmatch(name):
+            found.setdefault(int(match[1]), set()).add(match[2])
+    if found.keys() != set(range(layers)):
+        missing = sorted(set(range(layers)) - found.keys()) or sorted(found.keys() - set(range(layers)))
+        raise CheckpointError(
+            f"config.json promises layers 0 to {layers - 1}, the weights hold {len(found)}; "
+            f"the first that differs is layer {missing[0]}"
+        )
+    everything = set[str]().union(*found.values())
+    for layer, held in sorted(found.items()):
+        if lacking := sorted(everything - held):
+            raise CheckpointError(f"layer {layer} lacks {lacking[0]}, which other layers have")

@@ -1,0 +1,93 @@
+"""Rotary position embeddings: the base, and how each published scaling stretches it.
+
+Linear and YaRN are numbers in the metadata; Llama 3 and LongRoPE are one factor per frequency, stored as tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from lathe.quantize.convert.encode import Floats
+from lathe.quantize.convert.hparams import Hparams
+from lathe.quantize.convert.writer import Metadata, f32, text, u32
+from lathe.quantize.errors import CheckpointError, UnsupportedError
+
+_YARN = {
+    "yarn_ext_factor": ("extrapolation_factor",),
+    "yarn_attn_factor": ("attention_factor", "attn_factor"),
+    "yarn_beta_fast": ("beta_fast",),
+    "yarn_beta_slow": ("beta_slow",),
+}
+
+
+def rope_parameters(hparams: Hparams) -> Hparams:
+    """Gather the scaling's parameters: newer checkpoints nest the base with them, older ones keep it outside."""
+    nested = hparams.get("rope_parameters", "rope_scaling") or {}
+    if not isinstance(nested, Mapping):
+        raise CheckpointError(f"config.json gives rope_scaling as {nested!r:.60}, which is no object")
+    nested = nested.get("full_attention", nested)
+    outer = {
+        "rope_theta": hparams.get("rope_theta", "rotary_emb_base"),
+        "partial_rotary_factor": hparams.get("partial_rotary_factor"),
+        "original_max_position_embeddings": hparams.get("original_max_position_embeddings"),
+        "rope_type": nested.get("type"),
+    }
+    return Hparams(nested, outer)
+
+
+def rope_facts(hparams: Hparams) -> Metadata:
+    """Make the `rope.*` metadata; refuse a scaling that nothing here knows."""
+    rope = rope_parameters(hparams)
+    facts: Metadata = {}
+    kind = rope.get("rope_type")
+    factor = rope.number("factor")
+    match kind:
+        case "linear" | "yarn" if factor is not None:
+            facts |= {"rope.scaling.type": text(kind), "rope.scaling.factor": f32(factor)}
+            if kind == "yarn":
+                original = rope.need("original_max_position_embeddings")
+                facts["rope.scaling.original_context_length"] = u32(original)
+                given = {key: rope.number(*names) for key, names in _YARN.items()}
+                facts |= {f"rope.scaling.{key}": f32(value) for key, value in given.items() if value is not None}
+        case "longrope" | "su":
+            facts["rope.scaling.type"] = text("longrope")
+        case None | "default" | "llama3":
+            pass  # llama3 is a tensor: see `llama3_factors`
+        case _:
+            raise UnsupportedError(f"config.json asks for the rope scaling {kind!r:.40}, which is not known here")
+    if (theta := rope.number("rope_theta")) is not None:
+        facts["rope.freq_base"] = f32(theta)
+    return facts
+
+
+def llama3_factors(hparams: Hparams) -> Floats | None:
+    """Compute Llama 3.1's divisor for each frequency; None when the checkpoint asks for another scaling.
+
+    High frequencies stay, low ones are divided by `factor`, and those between are interpolated by wavelength.
+    """
+    rope = rope_parameters(hparams)
+    if rope.get("rope_type") != "llama3":
+        return None
+
+    def setting(name: str, default: float) -> float:
+        value = rope.number(name)
+        return default if value is None else value
+
+    width = hparams.head_width
+    base, factor = setting("rope_theta", 10_000.0), setting("factor", 8.0)
+    low, high = setting("low_freq_factor", 1.0), setting("high_freq_factor", 4.0)
+    context = setting("original_max_position_embeddings", 8192)
+    if not (base > 0 and factor > 0 and 0 < low < high and context > 0):
+        raise CheckpointError("config.json has a llama3 rope scaling with impossible factors")
+    frequencies = np.float32(1) / np.float32(base) ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
+    factors = np.ones(len(frequencies), np.float32)
+    for index, frequency in enumerate(frequencies):
+        wavelength = np.float32(2 * math.pi) / frequency
+        if wavelength > context / low:
+            factors[index] = factor
+        elif wavelength >= context / high:
+            smooth = (np.float32(context) / wavelength - np.float32(low)) / np.float32(high - low)
+            factors[index] = np.float32(1) / ((np.float32(1) - smooth) / np.float32(factor) + smooth)
+    return factors

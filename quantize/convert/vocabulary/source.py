@@ -1,0 +1,142 @@
+"""`tokenizer.json` as the converter needs it: tokens by id, added tokens, and the pipeline's settings.
+
+Invariant: ids and texts are checked here once; what the kinds build on them needs no second look.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from lathe.quantize.checkpoint import MAX_TOKENIZER_BYTES, Checkpoint, read_json
+from lathe.quantize.convert.vocabulary.model import MAX_TOKENS, TokenType
+from lathe.quantize.errors import CheckpointError, InputMissing
+
+
+class AddedToken(msgspec.Struct, frozen=True):
+    """A token that is matched in the text before the model sees it."""
+
+    id: int
+    content: str
+    special: bool = False
+    normalized: bool = True
+
+
+class TokenizerSource(msgspec.Struct, frozen=True, kw_only=True):
+    """A parsed tokenizer.json beside the settings of tokenizer_config.json."""
+
+    path: Path
+    kind: str
+    """`BPE`, `WordPiece`, `Unigram`."""
+    tokens: dict[int, str]
+    model: dict[str, Any]
+    """The model's own settings; for Unigram with its scored vocabulary."""
+    added: dict[int, AddedToken]
+    pipeline: dict[str, Any]
+    """normalizer, pre_tokenizer, post_processor, decoder."""
+    settings: dict[str, Any]
+    """tokenizer_config.json."""
+
+    @property
+    def size(self) -> int:
+        """Highest id plus one."""
+        return max(self.tokens, default=-1) + 1
+
+
+def read_tokenizer(checkpoint: Checkpoint) -> TokenizerSource | None:
+    """Read tokenizer.json of a checkpoint; None when there is none."""
+    path = checkpoint.file("tokenizer.json")
+    if path is None:
+        return None
+    document = read_json(path, MAX_TOKENIZER_BYTES)
+    model = document.get("model")
+    if not isinstance(model, dict):
+        raise CheckpointError(f"{path} has no model")
+    kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
+    vocab = model.get("vocab")
+    if isinstance(vocab, list):  # Unigram: position is the id
+        pairs = [
+            (entry[0] if isinstance(entry, list) and entry else None, number) for number, entry in enumerate(vocab)
+        ]
+    elif isinstance(vocab, dict):
+        pairs = list(vocab.items())
+    else:
+        raise CheckpointError(f"{path} has no vocabulary")
+    tokens = {_identity(number, path): _content(token, path) for token, number in pairs}
+    if len(tokens) != len(pairs):
+        raise CheckpointError(f"{path} gives two tokens the same id")
+    added = {token.id: token for token in _added(document, checkpoint.tokenizer, path)}
+    tokens |= {number: token.content for number, token in added.items()}
+    return TokenizerSource(
+        path=path,
+        kind=str(kind),
+        tokens=tokens,
+        model=model,
+        added=added,
+        pipeline={part: document.get(part) for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder")},
+        settings=checkpoint.tokenizer,
+    )
+
+
+def need_tokenizer(checkpoint: Checkpoint) -> TokenizerSource:
+    """Read tokenizer.json or say that it is missing."""
+    source = read_tokenizer(checkpoint)
+    if source is None:
+        raise InputMissing(
+            f"{checkpoint.folder} has no tokenizer.json",
+            hint="a model without its tokenizer cannot be used: fetch the tokenizer's files too",
+        )
+    return source
+
+
+def padded_tokens(source: TokenizerSource, size: int) -> tuple[list[str], list[int]]:
+    """List `size` tokens with their types; ids that the tokenizer leaves out become unused placeholders."""
+    if source.size > size:
+        raise CheckpointError(
+            f"{source.path} has tokens up to id {source.size - 1}, config.json says vocab_size {size}",
+            hint="tokenizer and weights belong to different versions of the model",
+        )
+    texts, types = [f"[PAD{number}]" for number in range(size)], [int(TokenType.UNUSED)] * size
+    for number, token in source.tokens.items():
+        texts[number], types[number] = token, int(TokenType.NORMAL)
+        if (added := source.added.get(number)) is not None:
+            control = added.special or looks_special(token)
+            types[number] = int(TokenType.CONTROL if control else TokenType.USER_DEFINED)
+            if not control:
+                texts[number] = token.replace("▁", " ")
+    return texts, types
+
+
+def looks_special(token: str) -> bool:
+    """Tell control tokens that checkpoints forgot to mark as special by their looks."""
+    brackets = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
+    return token in ("<pad>", "<mask>", "<2mass>", "[@BOS@]") or any(
+        token.startswith(start) and token.endswith(end) for start, end in brackets
+    )
+
+
+def _added(document: dict[str, Any], settings: dict[str, Any], path: Path) -> list[AddedToken]:
+    """Join the added tokens of both files; tokenizer_config.json wins, as when transformers loads them."""
+    try:
+        tokens = {token.id: token for token in msgspec.convert(document.get("added_tokens") or [], list[AddedToken])}
+        for number, entry in (settings.get("added_tokens_decoder") or {}).items():
+            token = msgspec.convert({**entry, "id": int(number)}, AddedToken)
+            tokens[token.id] = token
+    except (msgspec.ValidationError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} has a malformed added token: {error}") from error
+    for token in tokens.values():
+        _identity(token.id, path)
+    return list(tokens.values())
+
+
+def _identity(number: Any, path: Path) -> int:
+    if type(number) is not int or not 0 <= number < MAX_TOKENS:
+        raise CheckpointError(f"{path} has the token id {number!r:.40}; ids run from 0 to {MAX_TOKENS - 1:,}")
+    return number
+
+
+def _content(token: Any, path: Path) -> str:
+    if not isinstance(token, str):
+        raise CheckpointError(f"{path} has a token that is no text: {token!r:.60}")
+    return token

@@ -1,0 +1,190 @@
+"""Write a GGUF v3 file front to back: header, metadata, tensor table, then tensors that arrive in pieces.
+
+Little endian, alignment 32. Invariant: memory holds one piece at a time, and a file that `write_gguf` finished has
+exactly the bytes its table promises.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+from lathe.quantize.errors import QuantizeError
+from lathe.quantize.safetensors import Array
+
+ALIGNMENT = 32
+VERSION = 3
+
+
+class ValueType(IntEnum):
+    """GGUF's metadata types."""
+
+    UINT8 = 0
+    INT8 = 1
+    UINT16 = 2
+    INT16 = 3
+    UINT32 = 4
+    INT32 = 5
+    FLOAT32 = 6
+    BOOL = 7
+    STRING = 8
+    ARRAY = 9
+    UINT64 = 10
+    INT64 = 11
+    FLOAT64 = 12
+
+
+_PACKING = {
+    ValueType.UINT8: "B",
+    ValueType.INT8: "b",
+    ValueType.UINT16: "H",
+    ValueType.INT16: "h",
+    ValueType.UINT32: "I",
+    ValueType.INT32: "i",
+    ValueType.FLOAT32: "f",
+    ValueType.BOOL: "?",
+    ValueType.UINT64: "Q",
+    ValueType.INT64: "q",
+    ValueType.FLOAT64: "d",
+}
+
+
+class Value(msgspec.Struct, frozen=True):
+    """A typed metadata value; `items` is the element type of an array."""
+
+    type: ValueType
+    data: Any
+    items: ValueType | None = None
+
+
+Metadata = dict[str, Value]
+
+
+def u32(number: int) -> Value:
+    """Make an unsigned 32-bit value."""
+    return Value(ValueType.UINT32, number)
+
+
+def f32(number: float) -> Value:
+    """Make a 32-bit float value."""
+    return Value(ValueType.FLOAT32, number)
+
+
+def flag(truth: bool) -> Value:
+    """Make a boolean value."""
+    return Value(ValueType.BOOL, truth)
+
+
+def text(string: str) -> Value:
+    """Make a string value."""
+    return Value(ValueType.STRING, string)
+
+
+def array(items: ValueType, data: Sequence[Any] | bytes) -> Value:
+    """Make an array value of one element type."""
+    return Value(ValueType.ARRAY, data, items)
+
+
+class TensorType(IntEnum):
+    """The ggml types a conversion writes."""
+
+    F32 = 0
+    F16 = 1
+    Q8_0 = 8
+    BF16 = 30
+
+    def nbytes(self, elements: int) -> int:
+        """Size of `elements` values (whole blocks of 32 for Q8_0)."""
+        match self:
+            case TensorType.F32:
+                return elements * 4
+            case TensorType.Q8_0:
+                return elements // 32 * 34
+            case TensorType.F16 | TensorType.BF16:
+                return elements * 2
+
+
+class TensorEntry(msgspec.Struct, frozen=True):
+    """A row of the tensor table; `shape` is numpy's order, slowest dimension first."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: TensorType
+    nbytes: int
+
+
+def padded(size: int) -> int:
+    """Round up to the alignment."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def file_bytes(metadata: Mapping[str, Value], tensors: Sequence[TensorEntry]) -> int:
+    """Predict the size of the file to the byte."""
+    return padded(len(header_bytes(metadata, tensors))) + sum(padded(entry.nbytes) for entry in tensors)
+
+
+def header_bytes(metadata: Mapping[str, Value], tensors: Sequence[TensorEntry]) -> bytes:
+    """Pack everything before the tensor data, without its padding."""
+    header = bytearray(b"GGUF")
+    header += struct.pack("<IQQ", VERSION, len(tensors), len(metadata))
+    for key, value in metadata.items():
+        header += _string(key) + struct.pack("<I", value.type)
+        if value.type is ValueType.ARRAY:
+            assert value.items is not None
+            header += struct.pack("<IQ", value.items, len(value.data)) + _pack_items(value.items, value.data)
+        else:
+            header += _pack_items(value.type, (value.data,))
+    offset = 0
+    for entry in tensors:
+        header += _string(entry.name) + struct.pack("<I", len(entry.shape))
+        header += struct.pack(f"<{len(entry.shape)}Q", *reversed(entry.shape))
+        header += struct.pack("<IQ", entry.type, offset)
+        offset += padded(entry.nbytes)
+    return bytes(header)
+
+
+def write_gguf(
+    path: Path,
+    metadata: Mapping[str, Value],
+    tensors: Sequence[TensorEntry],
+    pieces: Iterable[tuple[int, Array]],
+) -> None:
+    """Write the file; `pieces` are (index of its tensor, bytes), in the order of the table."""
+    with path.open("wb") as file:
+        header = header_bytes(metadata, tensors)
+        file.write(header.ljust(padded(len(header)), b"\0"))
+        _write_pieces(file, tensors, iter(pieces))
+
+
+def _write_pieces(file: IO[bytes], tensors: Sequence[TensorEntry], pieces: Iterator[tuple[int, Array]]) -> None:
+    written = [0] * len(tensors)
+    current = 0
+    for index, piece in pieces:
+        for finished in range(current, index):
+            _finish(file, tensors[finished], written[finished])
+        current = index
+        file.write(memoryview(piece).cast("B"))
+        written[index] += piece.nbytes
+    for finished in range(current, len(tensors)):
+        _finish(file, tensors[finished], written[finished])
+
+
+def _finish(file: IO[bytes], entry: TensorEntry, written: int) -> None:
+    if written != entry.nbytes:
+        raise QuantizeError(f"tensor {entry.name} came out as {written:,} bytes instead of {entry.nbytes:,}")
+    file.write(bytes(padded(written) - written))
+
+
+def _string(value: str | bytes) -> bytes:
+    data = value.encode() if isinstance(value, str) else value
+    return struct.pack("<Q", len(data)) + data
+
+
+def _pack_items(kind: ValueType, items: Sequence[Any] | bytes) -> bytes:
+    if kind is ValueType.STRING:
+        return b"".join(map(_string, items))
+    return struct.pack(f"<{len(items)}{_PACKING[kind]}", *items)
