@@ -71,10 +71,11 @@ def convert_checkpoint(
     expected = file_bytes(metadata, entries)
     faults: list[str] = []
     inputs = (*checkpoint.shards, *sorted(path for path in source.iterdir() if path.is_file()))
-    with new_artefact(output, inputs=inputs, expected_bytes=expected, force=force) as part:
-        with open_weights(checkpoint) as weights:
-            pieces = _pieces(plan, weights, hparams, force, report or silent, faults)
-            write_gguf(part, metadata, entries, pieces)
+    with (
+        new_artefact(output, inputs=inputs, expected_bytes=expected, force=force) as part,
+        open_weights(checkpoint) as weights,
+    ):
+        write_gguf(part, metadata, entries, _pieces(plan, weights, hparams, force, report or silent, faults))
     return ConversionReport(
         output=output,
         architecture=family.arch,

@@ -84,9 +84,10 @@ def _sampling(generation: dict[str, Any]) -> Metadata:
     facts: Metadata = {}
     for key, (make, names) in _SAMPLING.items():
         value = next((generation[name] for name in names if generation.get(name) is not None), None)
-        if isinstance(value, str) if make is text else type(value) in (int, float):
-            whole = make is not text and make is not f32
-            facts[f"sampling.{key}"] = make(int(value) if whole else value)
+        if make is text and isinstance(value, str):
+            facts[f"sampling.{key}"] = text(value)
+        elif make is not text and isinstance(value, int | float) and not isinstance(value, bool):
+            facts[f"sampling.{key}"] = make(value if make is f32 else int(value))
     return facts
 
 

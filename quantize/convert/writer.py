@@ -167,7 +167,7 @@ def _write_pieces(file: IO[bytes], tensors: Sequence[TensorEntry], pieces: Itera
         for finished in range(current, index):
             _finish(file, tensors[finished], written[finished])
         current = index
-        file.write(memoryview(piece).cast("B"))
+        file.write(piece.data)
         written[index] += piece.nbytes
     for finished in range(current, len(tensors)):
         _finish(file, tensors[finished], written[finished])
