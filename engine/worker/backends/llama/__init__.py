@@ -1,0 +1,1 @@
+"""The llama.cpp backend: the ring of effects around `lathe.engine.scheduler`."""
