@@ -113,7 +113,7 @@ class Loaded(msgspec.Struct, frozen=True):
         return self.origins.get(key, Origin())
 
 
-def keys() -> Iterator[str]:
+def names() -> Iterator[str]:
     """Every key, in the order of the reference."""
     for section, kind in get_type_hints(Settings).items():
         for name in get_type_hints(kind):
@@ -264,9 +264,9 @@ def _hint(key: str) -> type:
 
 
 def _known(key: str, where: str = "") -> str:
-    if key in keys():
+    if key in names():
         return key
-    near = get_close_matches(key, list(keys()), n=1)
+    near = get_close_matches(key, list(names()), n=1)
     raise ConfigError(_prefix(where) + f"unknown setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
@@ -284,7 +284,7 @@ _RESERVED = {"LATHE_HOME", "LATHE_CONFIG"}
 
 def _variables(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Variables of the form LATHE_SECTION_KEY; others that start with LATHE_ belong to someone else."""
-    by_name = {"LATHE_" + key.replace(".", "_").upper(): key for key in keys()}
+    by_name = {"LATHE_" + key.replace(".", "_").upper(): key for key in names()}
     sections = tuple(f"LATHE_{section.upper()}_" for section in get_type_hints(Settings))
     for name in environment:
         if name in by_name:

@@ -1,0 +1,112 @@
+"""`lathe config` and `lathe paths`: settings with their provenance, and where files live."""
+
+from __future__ import annotations
+
+import click
+from lathe.engine import settings as reference
+from lathe.engine.errors import describe
+from lathe.tui.cli.shell import Shell, fail, put, put_json, put_table
+
+
+@click.group()
+def config() -> None:
+    """Settings: flag > environment > project > user > system > default."""
+
+
+def _load(shell: Shell) -> reference.Loaded:
+    try:
+        return reference.load_here(shell.flags)
+    except Exception as error:  # noqa: BLE001 - the boundary of the program
+        fail(describe(error))
+
+
+@config.command("show")
+@click.option("--origin", is_flag=True, help="Where each value comes from.")
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_obj
+def show(shell: Shell, origin: bool, as_json: bool) -> None:
+    """Every setting."""
+    loaded = _load(shell)
+    if as_json:
+        put_json({
+            key: {"value": loaded.value(key), "default": reference.default(key), "origin": str(loaded.origin(key)),
+                  "doc": reference.docs()[key], "kind": reference.kind(key)}
+            for key in reference.names()
+        })  # fmt: skip
+        return
+    header = ("key", "value", "origin") if origin else ("key", "value", "meaning")
+    last = (lambda key: str(loaded.origin(key))) if origin else (lambda key: reference.docs()[key])
+    put_table(header, [(key, _shown(loaded.value(key)), last(key)) for key in reference.names()])
+
+
+def _shown(value: reference.Scalar) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@config.command()
+@click.argument("key")
+@click.pass_obj
+def get(shell: Shell, key: str) -> None:
+    """The effective value of KEY."""
+    loaded = _load(shell)
+    try:
+        put(_shown(loaded.value(key)))
+    except Exception as error:  # noqa: BLE001 - the boundary of the program
+        fail(describe(error))
+
+
+@config.command("set")
+@click.argument("key")
+@click.argument("value")
+@click.pass_obj
+def set_key(shell: Shell, key: str, value: str) -> None:
+    """Write KEY = VALUE to the user's file; comments are kept."""
+    _write(key, value)
+
+
+@config.command()
+@click.argument("key")
+@click.pass_obj
+def unset(shell: Shell, key: str) -> None:
+    """Remove KEY from the user's file."""
+    _write(key, None)
+
+
+def _write(key: str, text: str | None) -> None:
+    path = reference.user_file()
+    try:
+        value = None if text is None else reference.parse(key, text)
+        reference.write(path, key, value)
+    except Exception as error:  # noqa: BLE001 - the boundary of the program
+        fail(describe(error))
+    put(f"{path}: {key} " + ("removed" if text is None else f"= {text}"))
+
+
+@config.command("path")
+def path_of() -> None:
+    """The user's settings file."""
+    put(str(reference.user_file()))
+
+
+@config.command()
+@click.pass_obj
+def validate(shell: Shell) -> None:
+    """Read every source; exit 78 when one is wrong."""
+    _load(shell)
+    put("ok")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_obj
+def paths(shell: Shell, as_json: bool) -> None:
+    """Where this workspace keeps its files."""
+    home = shell.home
+    known = {
+        "home": home.root, "database": home.database, "models": home.models, "stores": home.stores, "runs": home.runs,
+        "logs": home.logs, "socket": home.socket, "settings": reference.user_file(),
+    }  # fmt: skip
+    if as_json:
+        put_json({name: str(path) for name, path in known.items()})
+    else:
+        put_table(("what", "where"), list(known.items()))

@@ -1,0 +1,45 @@
+"""`lathe doctor`: what this machine can do, and how to mend each gap."""
+
+from __future__ import annotations
+
+import click
+from lathe.engine.errors import ExitCode
+from lathe.engine.workbench import Finding, Workbench
+from lathe.tui.cli.shell import Shell, put, put_json
+
+_MARKS = {"ok": " ", "info": "i", "warn": "!", "fail": "x"}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_obj
+def doctor(shell: Shell, as_json: bool) -> None:
+    """Look at hardware, libraries, extras and the workspace; exit 1 with warnings, 2 with failures."""
+
+    async def work(workbench: Workbench) -> list[Finding]:
+        return await workbench.doctor()
+
+    findings = shell.run(work, as_json=as_json)
+    if as_json:
+        put_json(findings)
+    else:
+        put_findings(findings)
+    raise SystemExit(exit_code(findings))
+
+
+def put_findings(findings: list[Finding]) -> None:
+    """The report as lines, grouped by area."""
+    area = ""
+    for finding in findings:
+        if finding.area != area:
+            area = finding.area
+            put(f"{area}")
+        put(f" {_MARKS.get(finding.level, '?')} {finding.name:<26} {finding.value}")
+        if finding.fix and finding.level != "ok":
+            put(f"   {'':<26} -> {finding.fix}")
+
+
+def exit_code(findings: list[Finding]) -> int:
+    """0 all well, 1 something to mend, 2 something does not work."""
+    levels = {finding.level for finding in findings}
+    return int(ExitCode.USAGE if "fail" in levels else ExitCode.NEGATIVE if "warn" in levels else ExitCode.OK)

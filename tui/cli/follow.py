@@ -1,0 +1,121 @@
+"""Submitting a step from the shell and following its job: progress on stderr, result on stdout.
+
+On a terminal a bar moves; elsewhere one plain line per 10 % or 30 s. Leaving with ctrl+c cancels the job, whose
+checkpoint stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from lathe.engine.errors import revive
+from lathe.engine.events import JobChanged, JobProgressed
+from lathe.engine.jobs.values import FINAL, Job, Progress
+from lathe.engine.steps import Step
+from lathe.engine.workbench import Workbench
+from lathe.tui.cli.shell import Shell, put, put_json, say
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+_PLAIN_INTERVAL_S = 30.0
+
+
+def run_step(
+    shell: Shell, step: Step, show: Callable[[Job], None], *, detach: bool = False, as_json: bool = False
+) -> int:
+    """Run one step and show its outcome; returns the exit code."""
+
+    async def work(workbench: Workbench) -> int:
+        job = await workbench.submit(step)
+        if detach:
+            put_json(job) if as_json else put(f"{job.id}  {job.title}")
+            return 0
+        job = await follow(workbench, job)
+        if job.failure is not None:
+            raise revive(job.failure)
+        put_json(job.outcome) if as_json else show(job)
+        return job.outcome.exit if job.outcome else 0
+
+    return shell.run(work, start=detach, as_json=as_json)
+
+
+async def follow(workbench: Workbench, job: Job) -> Job:
+    """Show progress until the job is over; cancelled from outside, it cancels the job."""
+    with Meter(job.title) as meter:
+        listener = asyncio.create_task(_listen(workbench, job.id, meter))
+        try:
+            return await workbench.wait(job.id)
+        except asyncio.CancelledError:
+            say(f"stopping {job.id}; `lathe jobs resume {job.id}` goes on from its checkpoint")
+            await asyncio.shield(workbench.cancel(job.id))
+            raise
+        finally:
+            listener.cancel()
+            await asyncio.gather(listener, return_exceptions=True)
+
+
+async def _listen(workbench: Workbench, job_id: str, meter: Meter) -> None:
+    async for event in workbench.events():
+        if isinstance(event, JobProgressed) and event.id == job_id:
+            meter.update(event.progress)
+        elif isinstance(event, JobChanged) and event.job.id == job_id and event.job.state in FINAL:
+            return
+
+
+class Meter:
+    """A progress bar on a terminal, sparse plain lines elsewhere; always on stderr."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._bars: Bars | None = None
+        self._task: TaskID | None = None
+        self._told_at = 0.0
+        self._told = ""
+
+    def __enter__(self) -> Meter:
+        if sys.stderr.isatty():
+            self._bars = _bars()
+            self._bars.start()
+            self._task = self._bars.add_task(_plain(self._title), total=None)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def update(self, progress: Progress) -> None:
+        """Show where the work is."""
+        if self._bars is not None and self._task is not None:
+            label = _plain(f"{self._title}  {progress.label}")
+            self._bars.update(self._task, description=label, completed=progress.done, total=progress.total)
+            return
+        share = progress.fraction
+        mark = f"{progress.label} {int(share * 10) * 10 if share is not None else ''}"
+        now = time.monotonic()
+        if mark != self._told or now - self._told_at > _PLAIN_INTERVAL_S:
+            self._told, self._told_at = mark, now
+            say(f"{self._title}: {progress.label}" + (f" {share:.0%}" if share is not None else ""))
+
+
+def _plain(text: str) -> str:
+    from lathe.tui.text import clean
+    from rich.markup import escape
+
+    return escape(clean(text))
+
+
+def _bars() -> Bars:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TaskProgressColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)

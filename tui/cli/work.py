@@ -1,0 +1,159 @@
+"""Verbs that make or measure files: convert, quantize, perplexity, bench. Each submits the step the screens submit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from lathe.engine.jobs.values import Job
+from lathe.engine.steps import BenchStep, ConvertStep, PerplexityStep, QuantizeStep
+from lathe.tui.cli.follow import run_step
+from lathe.tui.cli.shell import Shell, parse_pairs, put
+from lathe.tui.formats import long_size
+
+
+def job_options(command: Any) -> Any:
+    """Options of every verb that runs a job."""
+    command = click.option("--json", "as_json", is_flag=True, help="The outcome as JSON.")(command)
+    return click.option("--detach", is_flag=True, help="Leave the job to the engine; print its id.")(command)
+
+
+def _show_artefacts(job: Job) -> None:
+    for artefact in job.outcome.artefacts if job.outcome else ():
+        put(f"{artefact.name}  {long_size(artefact.bytes)}  {artefact.path}")
+    _show_figures(job)
+
+
+def _show_figures(job: Job) -> None:
+    for name, value in (job.outcome.figures if job.outcome else {}).items():
+        if value is not None:
+            put(f"  {name:<24} {value:.6g}" if isinstance(value, float) else f"  {name:<24} {value}")
+
+
+@click.command()
+@click.argument("source")
+@click.option("--to", type=click.Choice(["gguf", "onnx"]), default="gguf", show_default=True)
+@click.option("--outtype", type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"]), default="auto", show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write (default: in the workspace).")
+@click.option("--name", help="Name to register the result under.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@job_options
+@click.pass_obj
+def convert(
+    shell: Shell, source: str, to: Any, outtype: Any, output: Path | None, name: str | None, force: bool, detach: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Turn SOURCE (a checkpoint folder or a registered model) into GGUF or ONNX."""
+    step = ConvertStep(
+        model=_reference(source), to=to, outtype=outtype, output=_absolute(output), name=name, force=force
+    )
+    raise SystemExit(run_step(shell, step, _show_artefacts, detach=detach, as_json=as_json))
+
+
+@click.command()
+@click.argument("model")
+@click.option("-t", "--type", "kind", default="Q4_K_M", show_default=True, help="Q8_0, Q5_K_M, IQ3_XS, ...")
+@click.option("--imatrix", type=click.Path(path_type=Path), help="Importance matrix (GGUF).")
+@click.option("--tensor-type", multiple=True, metavar="REGEX=TYPE", help="Type of the tensors whose name matches.")
+@click.option("--output-tensor-type", metavar="TYPE")
+@click.option("--token-embedding-type", metavar="TYPE")
+@click.option("--pure", is_flag=True, help="One type for every tensor.")
+@click.option("--allow-requantize", is_flag=True, help="Accept an already quantized source.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="0: all cores.")
+@click.option("-o", "--output", type=click.Path(path_type=Path))
+@click.option("--name")
+@click.option("--force", is_flag=True)
+@job_options
+@click.pass_obj
+def quantize(
+    shell: Shell, model: str, kind: str, imatrix: Path | None, tensor_type: tuple[str, ...],
+    output_tensor_type: str | None, token_embedding_type: str | None, pure: bool, allow_requantize: bool,
+    threads: int, output: Path | None, name: str | None, force: bool, detach: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Quantize MODEL (a registered name or a GGUF file)."""
+    step = QuantizeStep(
+        model=_reference(model), type=kind, imatrix=_absolute(imatrix),
+        tensor_types=parse_pairs(tensor_type, "--tensor-type"), output_tensor_type=output_tensor_type,
+        token_embedding_type=token_embedding_type, pure=pure, allow_requantize=allow_requantize, threads=threads,
+        output=_absolute(output), name=name, force=force,
+    )  # fmt: skip
+    raise SystemExit(run_step(shell, step, _show_artefacts, detach=detach, as_json=as_json))
+
+
+@click.command()
+@click.argument("model")
+@click.option("--text", type=click.Path(path_type=Path), help="Text file (default: the shipped held-out docstrings).")
+@click.option("--ctx", "context", type=click.IntRange(min=8), default=512, show_default=True)
+@click.option("--chunks", type=int, default=-1, help="-1: all.")
+@click.option("--threads", type=click.IntRange(min=0), default=0)
+@click.option("--gpu-layers", type=int)
+@job_options
+@click.pass_obj
+def perplexity(
+    shell: Shell, model: str, text: Path | None, context: int, chunks: int, threads: int, gpu_layers: int | None,
+    detach: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Perplexity of MODEL over a text."""
+    step = PerplexityStep(
+        model=_reference(model), text=_absolute(text), context=context, chunks=chunks, threads=threads,
+        gpu_layers=gpu_layers,
+    )  # fmt: skip
+    raise SystemExit(run_step(shell, step, _show_figures, detach=detach, as_json=as_json))
+
+
+def _numbers(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for value in values for number in value.split(",") if number)
+    except ValueError:
+        raise click.BadParameter(f"{','.join(values)!r} is not a list of whole numbers") from None
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True)
+@click.option(
+    "-p", "prompt", multiple=True, default=("512",), callback=_numbers, help="Prompt tokens, comma-separated."
+)
+@click.option("-n", "generate", multiple=True, default=("128",), callback=_numbers, help="Generated tokens.")
+@click.option("-pg", "pairs", multiple=True, metavar="P,N", help="Prompt and generation in one timing.")
+@click.option("-d", "depths", multiple=True, default=("0",), callback=_numbers, help="Tokens already in the context.")
+@click.option("-b", "batch", type=click.IntRange(min=1), default=2048)
+@click.option("-ub", "micro_batch", type=click.IntRange(min=1), default=512)
+@click.option("-ctk", "kv_types", multiple=True, default=("f16",), help="Type of the KV cache.")
+@click.option("-t", "threads", multiple=True, default=("0",), callback=_numbers, help="0: physical cores.")
+@click.option("-r", "repetitions", type=click.IntRange(min=1), default=5)
+@click.option("-ngl", "gpu_layers", type=int)
+@click.option("-o", "style", type=click.Choice(["md", "json", "jsonl", "csv", "sql"]), default="md", show_default=True)
+@click.pass_obj
+def bench(
+    shell: Shell, models: tuple[str, ...], prompt: tuple[int, ...], generate: tuple[int, ...], pairs: tuple[str, ...],
+    depths: tuple[int, ...], batch: int, micro_batch: int, kv_types: tuple[str, ...], threads: tuple[int, ...],
+    repetitions: int, gpu_layers: int | None, style: str,
+) -> None:  # fmt: skip
+    """Prompt and generation speed of MODELS, with llama-bench's rows and field names."""
+    from lathe.engine.measure.bench_formats import render
+
+    both = tuple((int(p), int(n)) for p, _, n in (pair.partition(",") for pair in pairs))
+    rows: list[dict[str, Any]] = []
+
+    def keep(job: Job) -> None:
+        rows.extend(job.outcome.rows if job.outcome else ())
+
+    for model in models:
+        step = BenchStep(
+            model=_reference(model), prompt_tokens=prompt, generate_tokens=generate, pairs=both, depths=depths,
+            batch=batch, micro_batch=micro_batch, kv_types=kv_types, threads=threads, repetitions=repetitions,
+            gpu_layers=gpu_layers,
+        )  # fmt: skip
+        run_step(shell, step, keep)
+    put(render(rows, style).rstrip("\n"))
+
+
+def _reference(name: str) -> str:
+    """A path as seen from here, else a registered name: the engine has another working directory."""
+    path = Path(name)
+    return str(path.absolute()) if path.exists() else name
+
+
+def _absolute(path: Path | None) -> str | None:
+    return str(path.absolute()) if path else None
