@@ -1,0 +1,49 @@
+"""Errors as values: every exception has a code, one line and an exit code, and survives the wire."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from lathe.engine import errors
+from lathe.engine.errors import ExitCode, Failure, describe, revive
+from lathe.quantize import errors as quantize_errors
+from lathe.store import errors as store_errors
+
+
+def _tree(kind: type[Exception]) -> list[type[Exception]]:
+    return [kind, *(leaf for child in kind.__subclasses__() for leaf in _tree(child))]
+
+
+@pytest.mark.parametrize(
+    "kind", [*_tree(errors.LatheError), *_tree(quantize_errors.QuantizeError), *_tree(store_errors.StoreError)]
+)
+def test_every_error_describes_itself(kind: type[Exception]) -> None:
+    failure = describe(kind("model.gguf: too short"))
+    assert failure.message == "model.gguf: too short"
+    assert failure.code.startswith("E_")
+    assert failure.exit in set(ExitCode) - {ExitCode.OK}
+    revived = revive(failure)
+    assert describe(revived) == failure
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "exit_code"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x.gguf"), "E_DISK_FULL", ExitCode.CANNOT_CREATE),
+        (FileNotFoundError(errno.ENOENT, "No such file", "x"), "E_NOT_FOUND", ExitCode.NO_INPUT),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), "E_PERMISSION", ExitCode.CANNOT_CREATE),
+        (KeyboardInterrupt(), "E_CANCELLED", ExitCode.INTERRUPTED),
+        (TimeoutError(), "E_TIMEOUT", ExitCode.TIMEOUT),
+        (MemoryError(), "E_MEMORY", ExitCode.TEMPORARY),
+        (ZeroDivisionError("division by zero"), "E_INTERNAL", ExitCode.INTERNAL),
+    ],
+)
+def test_foreign_exceptions_are_mapped(error: BaseException, code: str, exit_code: ExitCode) -> None:
+    failure = describe(error)
+    assert (failure.code, failure.exit) == (code, exit_code)
+    assert "\n" not in failure.message
+
+
+def test_an_unknown_exit_code_of_another_release_is_an_internal_error() -> None:
+    assert isinstance(revive(Failure("E_NEW", "x", "", 99)), errors.InternalError)
