@@ -184,7 +184,19 @@ def m006_api_keys(db: Connection) -> None:
     db.table("api_keys").create_index(["digest"], unique=True)
 
 
+def m007_hashes(db: Connection) -> None:
+    """Hashes of files that were not touched since."""
+    db.table("hashes").create(
+        {"path": str, "size": int, "mtime_ns": int, "sha256": str},
+        pk="path",
+        not_null={"size", "mtime_ns", "sha256"},
+        strict=True,
+    )
+
+
 WORKSPACE = Schema(
-    "Lathe workspace", 0x4C415448, (m001_models, m002_jobs, m003_requests, m004_samples, m005_runs, m006_api_keys)
+    "Lathe workspace",
+    0x4C415448,
+    (m001_models, m002_jobs, m003_requests, m004_samples, m005_runs, m006_api_keys, m007_hashes),
 )
 """`lathe.db`: models, jobs, runs, requests, samples, API keys."""
