@@ -13,9 +13,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 Level = Literal["debug", "info", "warn", "error"]
+Result = TypeVar("Result")
 LogCallback = Callable[[Level, str], None]
 
 _LEVELS: dict[int, Level] = {1: "debug", 2: "info", 3: "warn", 4: "error"}
@@ -36,13 +37,13 @@ class _Log:
         self._level: Level = "info"
         self._lock = threading.Lock()
 
-    def receive(self, level: int, text: bytes | None, _user: int | None) -> None:
+    def receive(self, number: int, text: bytes | None, _user: int | None) -> None:
+        level = self._level if number == _CONTINUED else _LEVELS.get(number, "info")
         with self._lock:
-            if level != _CONTINUED:
-                if self._partial:
-                    self._emit(self._partial)
-                    self._partial = ""
-                self._level = _LEVELS.get(level, "info")
+            if level != self._level:
+                self._emit(self._partial)
+                self._partial = ""
+                self._level = level
             *whole, rest = (self._partial + (text or b"").decode("utf-8", "replace")).split("\n")
             self._partial = rest[:_LONGEST_LINE]
             for line in whole:
@@ -128,6 +129,29 @@ def complaint() -> str:
             if level == wanted:
                 return line.split(": ", 1)[-1].strip()
     return "no reason given"
+
+
+def interruptible(work: Callable[[], Result]) -> Result:
+    """Run a long native call on a thread of its own, so that signals reach Python while it runs.
+
+    When an exception (an interrupt, a termination) ends the wait, the call is left behind on its daemon thread: the
+    caller cleans up and the process is expected to end.
+    """
+    results: list[Result] = []
+    failures: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - carried to the caller's thread
+            failures.append(error)
+
+    thread = threading.Thread(target=call, name="llama.cpp", daemon=True)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    return results[0]
 
 
 def version() -> str:
