@@ -33,6 +33,7 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 _TARGET = re.compile(r"([A-Za-z0-9_-]+)\.(model|path|figures\.[A-Za-z0-9_@.-]+)")
 MAX_BYTES = 1024 * 1024
+MAX_VALUES = 20_000
 
 STEP_TYPES: dict[str, Any] = {str(kind.__struct_config__.tag): kind for kind in get_args(Step)}
 
@@ -150,6 +151,8 @@ def _walk(
     """Record where every value stands; yield duplicate keys."""
     if node is None:
         return
+    if len(marks) > MAX_VALUES:  # aliases can unfold a small file without end
+        raise ConfigError(f"more than {MAX_VALUES} values, aliases unfolded: no plan is that large")
     marks.setdefault(where, (node.start_mark.line + 1, node.start_mark.column + 1))
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
