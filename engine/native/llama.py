@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 from lathe.engine.errors import DataError, InternalError
+from lathe.engine.native import tiles
 from lathe.engine.native.batch import Batch
 from lathe.engine.native.vocabulary import Vocabulary
 from lathe.quantize.libllama import bindings, complaint, forget, log_to, logged, version
@@ -103,6 +104,7 @@ class LlamaModel(Vocabulary):
         params.n_gpu_layers = gpu_layers
         params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if mmap else lib.LLAMA_LOAD_MODE_NONE
         params.vocab_only = vocab_only
+        params.use_extra_bufts = vocab_only or tiles.work()
         params.progress_callback = lib.llama_progress_callback(report)
         forget()
         self._handle = lib.llama_model_load_from_file(os.fsencode(path), params)
