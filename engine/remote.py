@@ -181,5 +181,6 @@ class RemoteWorkbench:
     def _lose(self, error: LatheError) -> None:
         if self._lost is None:
             self._lost = error
+            self._writer.close()
             for call_id in (*self._calls, *self._streams):
                 self._fail(call_id, error)
