@@ -33,6 +33,8 @@ GRACE_S = 5.0
 """Seconds between TERM and KILL."""
 _LOG_JOIN_S = 0.5
 _POLL_S = 0.05
+_EXPLAINED = 200
+"""Lines of output that are searched for a cause; a crash dump of many threads is long."""
 
 _PASSED = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|TZ|TMPDIR|VIRTUAL_ENV|HF_HOME|HF_HUB_OFFLINE|HF_HUB_CACHE"
@@ -72,10 +74,20 @@ class ExitCause(msgspec.Struct, frozen=True):
 
     def failure(self, role: str) -> Failure:
         """Say it as the error that callers and panels see."""
-        said = next((line.strip() for line in reversed(self.tail) if line.strip()), "")
+        said = self._last_words()
         message = f"{role} {self.reason}" + (f": {said[:200]}" if said else "")
         hint = "use a smaller model, context or quantization" if self.out_of_memory else "its log has the details"
         return Failure(CrashedError.code, message, hint, int(CrashedError.exit))
+
+    def _last_words(self) -> str:
+        """The line that most likely says why; the interpreter's own dump of a crash never does."""
+        lines = [line.strip() for line in self.tail]
+        dump = next((place for place, line in enumerate(lines) if line.startswith("Fatal Python error")), len(lines))
+        lines = [line for line in lines[:dump] if line]
+        telling = [line for line in lines if _TELLING.search(line)]
+        if self.signal is not None:
+            return telling[-1] if telling else ""
+        return lines[-1] if lines else ""
 
     @property
     def out_of_memory(self) -> bool:
@@ -85,6 +97,7 @@ class ExitCause(msgspec.Struct, frozen=True):
 
 OUT_OF_MEMORY = "ran out of memory"
 _NO_MEMORY = re.compile(r"(?i)std::bad_alloc|MemoryError|out of memory|cannot allocate memory|failed to allocate")
+_TELLING = re.compile(r"(?i)assert|error|fail|what\(\)|abort|out of memory")
 _SIGNALS = {
     signal.SIGSEGV: "crashed (segmentation fault)",
     signal.SIGABRT: "crashed (abort)",
@@ -160,11 +173,17 @@ class Child:
         Raises:
             WireError: it sent what is no frame or no message of this kind; the caller should kill it.
         """
+        incoming: AsyncIterator[Incoming] = wire.receive(self.reader, kind)
         try:
-            async for message in wire.receive(self.reader, kind):
-                yield message  # type: ignore[misc]
+            async for message in incoming:
+                yield message
         except ConnectionError:
             return
+
+    def post(self, message: object) -> None:
+        """Write one small frame without waiting; a child that is gone never hears it."""
+        if not self.writer.is_closing():
+            self.writer.write(wire.frame(message))
 
     async def wait(self) -> ExitCause:
         """Wait until the process is gone and reaped."""
@@ -210,7 +229,7 @@ class Child:
             time.sleep(_POLL_S)
         self._log.join(_LOG_JOIN_S)
         oom = _oom_kills() > self._oom_before
-        cause = explain(status, self._log.tail(), requested=self._requested, oom_killed=oom)
+        cause = explain(status, self._log.tail(_EXPLAINED), requested=self._requested, oom_killed=oom)
         try:
             self._loop.call_soon_threadsafe(self._announce, cause)
         except RuntimeError:

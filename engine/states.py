@@ -23,6 +23,8 @@ class Footprint(msgspec.Struct, frozen=True, kw_only=True):
     devices: dict[str, int] = {}
     """Device (`cpu`, `nvidia0`) -> bytes; sums to `total`."""
     gpu_layers: int = 0
+    mapped: int = 0
+    """Of the weights: bytes that stay on the CPU, mapped from the file. The system counts them as available memory."""
 
     @property
     def total(self) -> int:
@@ -65,6 +67,8 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
     """Unix seconds of the last change of phase."""
     predicted: Footprint | None = None
     last_used_at: float | None = None
+    notice: str = ""
+    """What a user should know of a worker that runs: `8 of 32 layers on the GPU`, `runs on the CPU: ...`."""
 
 
 class ServerOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
