@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -131,12 +132,13 @@ def complaint() -> str:
     return "no reason given"
 
 
-def interruptible(work: Callable[[], Result]) -> Result:
+def interruptible(work: Callable[[], Result], heard: LogCallback) -> Result:
     """Run a long native call on a thread of its own, so that signals reach Python while it runs.
 
-    When an exception (an interrupt, a termination) ends the wait, the call is left behind on its daemon thread: the
-    caller cleans up and the process is expected to end.
+    `heard` gets the log, line by line, on the caller's thread. When an exception (an interrupt, a termination) ends the
+    wait, the call is left behind on its daemon thread: the caller cleans up and the process is expected to end.
     """
+    lines: queue.SimpleQueue[tuple[Level, str] | None] = queue.SimpleQueue()
     results: list[Result] = []
     failures: list[BaseException] = []
 
@@ -145,10 +147,13 @@ def interruptible(work: Callable[[], Result]) -> Result:
             results.append(work())
         except BaseException as error:  # noqa: BLE001 - carried to the caller's thread
             failures.append(error)
+        finally:
+            lines.put(None)
 
-    thread = threading.Thread(target=call, name="llama.cpp", daemon=True)
-    thread.start()
-    thread.join()
+    with logged(lambda level, line: lines.put((level, line))):
+        threading.Thread(target=call, name="llama.cpp", daemon=True).start()
+        while (spoken := lines.get()) is not None:
+            heard(*spoken)
     if failures:
         raise failures[0]
     return results[0]

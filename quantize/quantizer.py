@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -124,10 +124,9 @@ class _Request:
             warnings=(*fallbacks, *(f"the pattern {pattern!r} matches no tensor" for pattern in unused)),
         )
 
-    def run(self, target: Path, heard: Callable[[str], None]) -> None:
+    def run(self, target: Path, heard: libllama.LogCallback) -> None:
         """Write the output; `heard` gets each line of llama.cpp's log."""
-        with libllama.logged(lambda _level, line: heard(line)):
-            libllama.interruptible(lambda: self._call(os.fsencode(target)))
+        libllama.interruptible(lambda: self._call(os.fsencode(target)), heard)
 
     def _call(self, target: bytes) -> None:
         libllama.forget()
@@ -246,11 +245,11 @@ def _native_name(parts: Sequence[Path], keep_split: bool) -> Iterator[Path]:
         yield Path(folder, "out")
 
 
-def _progress(planned: QuantPlan, report: Report) -> Callable[[str], None]:
+def _progress(planned: QuantPlan, report: Report) -> libllama.LogCallback:
     total = len(planned.tensors)
     report(planned.tensors[0].name, 0, total, "tensor")
 
-    def heard(line: str) -> None:
+    def heard(_level: libllama.Level, line: str) -> None:
         if found := _LINE_OF_TENSOR.match(line):
             done = int(found[1])
             report(planned.tensors[min(done, total - 1)].name, done, total, "tensor")
