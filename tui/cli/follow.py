@@ -46,9 +46,9 @@ def run_step(
     return shell.run(work, start=detach, as_json=as_json)
 
 
-async def follow(workbench: Workbench, job: Job) -> Job:
+async def follow(workbench: Workbench, job: Job, *, plain: bool = False) -> Job:
     """Show progress until the job is over; cancelled from outside, it cancels the job."""
-    with Meter(job.title) as meter:
+    with Meter(job.title, plain=plain or not sys.stderr.isatty()) as meter:
         listener = asyncio.create_task(_listen(workbench, job.id, meter))
         try:
             return await workbench.wait(job.id)
@@ -72,15 +72,16 @@ async def _listen(workbench: Workbench, job_id: str, meter: Meter) -> None:
 class Meter:
     """A progress bar on a terminal, sparse plain lines elsewhere; always on stderr."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, *, plain: bool) -> None:
         self._title = title
+        self._lines = plain
         self._bars: Bars | None = None
         self._task: TaskID | None = None
         self._told_at = 0.0
         self._told = ""
 
     def __enter__(self) -> Meter:
-        if sys.stderr.isatty():
+        if not self._lines:
             self._bars = _bars()
             self._bars.start()
             self._task = self._bars.add_task(_plain(self._title), total=None)
