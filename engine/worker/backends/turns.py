@@ -216,7 +216,7 @@ class Turns:
 
     def _next_due(self) -> float | None:
         if not self._running:
-            return None
+            return 0.0 if self._waiting else None
         now = time.monotonic()
         wake = min(turn.due for turn in self._running)
         for turn in (*self._waiting, *self._running):
