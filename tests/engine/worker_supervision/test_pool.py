@@ -313,6 +313,7 @@ async def test_random_kills_under_load(tmp_path: Path) -> None:
         await pool.load(toy)
         users = [asyncio.create_task(user()) for _ in range(8)]
         for _ in range(4):
+            await until(lambda: pool.states()[0].pid is not None)
             await asyncio.sleep(rng.uniform(0.01, 0.1))
             pool._crashes[toy.id].clear()  # the breaker has its own tests
             if (pid := pool.states()[0].pid) is not None:
