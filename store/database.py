@@ -121,6 +121,16 @@ class Database:
             self._writes.put(item)  # type: ignore[arg-type]
         return item.future
 
+    def check(self) -> list[str]:
+        """Read the whole file and return what SQLite finds wrong with it; empty for a sound one."""
+
+        def work(db: Connection) -> list[str]:
+            found = [str(row[0]) for row in db.execute("PRAGMA integrity_check(20)")]
+            broken = [f"row {row[1]} of {row[0]} refers to nothing" for row in db.execute("PRAGMA foreign_key_check")]
+            return [line for line in found if line != "ok"] + broken
+
+        return self.read(work)
+
     def close(self) -> None:
         """Finish queued writes, stop running reads, and let go of the file."""
         with self._order, self._guard:
@@ -219,7 +229,7 @@ class Database:
     def _faults(self) -> Iterator[None]:
         try:
             yield
-        except driver.SqliteError as error:
+        except (driver.SqliteError, UnicodeDecodeError) as error:
             raise driver.explain(error, self.path) from error
 
 

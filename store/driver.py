@@ -133,8 +133,8 @@ def explain(error: Exception, path: Path) -> StoreError:
     if isinstance(error, StoreError):
         return error
     name: str = getattr(error, "sqlite_errorname", None) or ""
-    text = str(error)
-    if name.startswith(_CORRUPT) or "decode to UTF-8" in text or "malformed" in text:
+    text = "".join(character if character.isprintable() else "?" for character in str(error))
+    if name.startswith(_CORRUPT) or isinstance(error, UnicodeError) or "decode to UTF-8" in text:
         return StoreCorrupt(f"{path} is damaged or is not a store: {text}", hint=_HINT_CORRUPT)
     if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _no_room(path)):
         return StoreFull(f"no room left to write {path}", hint="free disk space; nothing of this write was kept")

@@ -131,10 +131,12 @@ def boot_id() -> str:
 def start_time(pid: int) -> str | None:
     """Say when a process started; None where there is no such process or it cannot be asked."""
     with suppress(OSError, ValueError):
-        # The command name in parentheses may hold anything; field 22 is the start in ticks since boot.
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
+        # The command name in parentheses may hold anything. After it: the state, and 19 fields on the start in ticks.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return None if fields[0] in (b"Z", b"X") else fields[19].decode()
     with suppress(psutil.Error, ValueError, OverflowError):
-        return str(psutil.Process(pid).create_time())
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else str(process.create_time())
     return None
 
 

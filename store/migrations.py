@@ -8,9 +8,11 @@ beside it before the first change.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from lathe.store import driver
 from lathe.store.errors import StoreCorrupt, StoreError, StoreTooNew
 from lathe.store.files import discard, publish
 from sqlite_utils import Database as Connection
@@ -49,7 +51,8 @@ def inspect(db: Connection, schema: Schema, path: Path) -> list[str]:
             f"{path} is an SQLite file of another program, not a {schema.name}", hint="move it away or choose another"
         )
     known = schema.names()
-    applied = [migration.name for migration in schema.migrations().applied(db)]
+    rows = db.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = ? ORDER BY id", [schema.name])
+    applied = [row[0] for row in rows]
     if version > len(known) or not set(applied) <= set(known):
         raise StoreTooNew(
             f"{path} was written by a newer Lathe (schema {version}, this one knows {len(known)})",
@@ -57,7 +60,26 @@ def inspect(db: Connection, schema: Schema, path: Path) -> list[str]:
         )
     if applied != known[:version]:
         raise StoreCorrupt(f"{path} says schema {version} but lists {len(applied)} migrations")
+    for table, columns in _expected(schema, version).items():
+        if _columns(db, table) != columns:
+            raise StoreCorrupt(f"table {table} of {path} does not have the columns of schema {version}")
     return known[version:]
+
+
+@cache
+def _expected(schema: Schema, version: int) -> dict[str, list[tuple[object, ...]]]:
+    """Tables and columns that a sound file of some version has: what its migrations make of an empty one."""
+    db = Connection(driver.sqlite3.connect(":memory:"), execute_plugins=False)
+    try:
+        schema._replace(steps=schema.steps[:version]).migrations().apply(db)
+        return {table: _columns(db, table) for table in db.table_names()}
+    finally:
+        db.close()
+
+
+def _columns(db: Connection, table: str) -> list[tuple[object, ...]]:
+    query = 'SELECT name, type, "notnull", pk FROM pragma_table_info(?) ORDER BY cid'
+    return [tuple(row) for row in db.execute(query, [table])]
 
 
 def migrate(db: Connection, schema: Schema, path: Path) -> list[str]:

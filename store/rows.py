@@ -30,7 +30,7 @@ def from_row(kind: type[Value], row: Mapping[str, Any], table: str, nested: Coll
             fields[name] = msgspec.json.decode(fields[name])
         # Lax, because SQLite has no booleans; the columns' types are checked by STRICT tables.
         return msgspec.convert(fields, kind, strict=False)
-    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+    except (msgspec.MsgspecError, LookupError, TypeError, ValueError) as error:
         key = next(iter(fields.values()), "?")
         raise StoreCorrupt(
             f"row {key!r} of table {table} is damaged: {error}", hint="`recover_copy` saves what can still be read"
