@@ -14,7 +14,7 @@ import os
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from lathe.store.errors import StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreReadOnly
@@ -26,6 +26,9 @@ else:
         sqlite3 = importlib.import_module("pysqlite3.dbapi2")
     except ImportError:
         import sqlite3
+
+Connection = sqlite3.Connection
+SqliteError = sqlite3.Error
 
 WAL_SAFE_SINCE = (3, 51, 3)
 BUSY_TIMEOUT_S = 5.0
@@ -47,7 +50,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 @cache
 def capabilities() -> Capabilities:
     """Ask the SQLite of this process what it can do."""
-    connection = sqlite3.connect(":memory:")
+    connection = memory()
     try:
         options = {row[0] for row in connection.execute("PRAGMA compile_options")}
         fts5 = connection.execute("SELECT count(*) FROM pragma_module_list WHERE name = 'fts5'").fetchone()[0] > 0
@@ -67,7 +70,7 @@ def is_wal_safe(version: tuple[int, ...]) -> bool:
     return version >= WAL_SAFE_SINCE
 
 
-def connect(path: Path, mode: Literal["ro", "rw"]) -> sqlite3.Connection:
+def connect(path: Path, mode: Literal["ro", "rw"]) -> Connection:
     """Open an existing file with the settings that every connection of ours has.
 
     The connection may move between threads, one at a time, and begins no transaction by itself.
@@ -96,7 +99,12 @@ def connect(path: Path, mode: Literal["ro", "rw"]) -> sqlite3.Connection:
     return connection
 
 
-def load_extension(connection: sqlite3.Connection, path: Path) -> None:
+def memory() -> Connection:
+    """Open an empty database without a file."""
+    return sqlite3.connect(":memory:", isolation_level=None)
+
+
+def load_extension(connection: Connection, path: Path) -> None:
     """Load one extension by its absolute path; SQL itself can never load any.
 
     Raises StoreError where the driver cannot load extensions or the file is not one.
@@ -117,7 +125,7 @@ def load_extension(connection: sqlite3.Connection, path: Path) -> None:
         connection.enable_load_extension(False)
 
 
-def load_vectors(connection: sqlite3.Connection) -> None:
+def load_vectors(connection: Connection) -> None:
     """Load sqlite-vec from its package."""
     import sqlite_vec
 
@@ -166,7 +174,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-SqliteError: type[Exception] = sqlite3.Error
-Connection = Any if not TYPE_CHECKING else sqlite3.Connection

@@ -69,7 +69,7 @@ def inspect(db: Connection, schema: Schema, path: Path) -> list[str]:
 @cache
 def _expected(schema: Schema, version: int) -> dict[str, list[tuple[object, ...]]]:
     """Tables and columns that a sound file of some version has: what its migrations make of an empty one."""
-    db = Connection(driver.sqlite3.connect(":memory:"), execute_plugins=False)
+    db = Connection(driver.memory(), execute_plugins=False)
     try:
         schema._replace(steps=schema.steps[:version]).migrations().apply(db)
         return {table: _columns(db, table) for table in db.table_names()}

@@ -15,7 +15,7 @@ from sqlite_utils import Database as Connection
 
 
 def _connect() -> Connection:
-    return Connection(driver.sqlite3.connect(":memory:", isolation_level=None), execute_plugins=False)
+    return Connection(driver.memory(), execute_plugins=False)
 
 
 @cache
