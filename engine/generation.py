@@ -105,7 +105,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     overflow: Literal["refuse", "truncate_left", "truncate_middle"] = "refuse"
     """What to do when prompt + max_tokens exceed the context."""
     adapters: dict[str, float] = {}
-    """LoRA adapter name -> scale for this request."""
+    """LoRA adapter, by its file's name without extension -> scale for this request."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):

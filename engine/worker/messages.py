@@ -137,6 +137,9 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     device_bytes: dict[str, int] = {}
     """Device name (`cpu`, `CUDA0`) -> bytes of weights + KV + compute buffers there."""
     chat_template: str | None = None
+    bos_token: str | None = None
+    """The text of the token that begins a prompt; None where there is none."""
+    eos_token: str | None = None
     capabilities: tuple[str, ...] = ()
     """Of: generate, chat, score, embed, rank, infill, grammar, adapters."""
     system: str = ""
