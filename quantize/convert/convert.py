@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 from lathe.quantize.artefact import new_artefact
 from lathe.quantize.checkpoint import Checkpoint, Weights, open_weights, read_checkpoint
+from lathe.quantize.convert.conformance.conform import Conformance
 from lathe.quantize.convert.encode import count_not_finite, encode, row_pieces, to_float32
 from lathe.quantize.convert.family import Family
 from lathe.quantize.convert.hparams import Hparams, shared_facts
@@ -22,7 +23,7 @@ from lathe.quantize.convert.identity import describe
 from lathe.quantize.convert.plan import PlannedTensor, guess_outtype, plan_tensors
 from lathe.quantize.convert.registry import family_of
 from lathe.quantize.convert.rope import rope_facts
-from lathe.quantize.convert.vocabulary.choose import read_vocabulary
+from lathe.quantize.convert.vocabulary.choose import draft_vocabulary, settle
 from lathe.quantize.convert.writer import Metadata, TensorType, file_bytes, text, u32, write_gguf
 from lathe.quantize.errors import CheckpointError
 from lathe.quantize.progress import Report, silent
@@ -48,6 +49,8 @@ class ConversionReport(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     seconds: float
     pre_tokenizer: str | None = None
+    conformance: Conformance | None = None
+    """How the converted tokenizer did against the original; None where there was no tokenizer.json."""
     warnings: tuple[str, ...] = ()
 
 
@@ -65,12 +68,12 @@ def convert_checkpoint(
     hparams = Hparams(checkpoint.config, family.defaults)
     kind = guess_outtype(checkpoint.tensors) if outtype == "auto" else TensorType[outtype.upper()]
     plan = plan_tensors(family, hparams, checkpoint.tensors, kind)
-    vocabulary = read_vocabulary(checkpoint, hparams)
+    vocabulary, conformance = settle(draft_vocabulary(checkpoint, hparams))
     metadata = _metadata(checkpoint, family, hparams, plan, kind) | vocabulary.metadata()
     entries = [tensor.entry for tensor in plan]
     expected = file_bytes(metadata, entries)
     faults: list[str] = []
-    inputs = (*checkpoint.shards, *sorted(path for path in source.iterdir() if path.is_file()))
+    inputs = [path for path in source.iterdir() if path.is_file() and path.suffix != ".gguf"]
     with (
         new_artefact(output, inputs=inputs, expected_bytes=expected, force=force) as part,
         open_weights(checkpoint) as weights,
@@ -85,7 +88,8 @@ def convert_checkpoint(
         bytes=expected,
         seconds=monotonic() - began,
         pre_tokenizer=vocabulary.pre,
-        warnings=(*_warnings(checkpoint), *faults),
+        conformance=conformance,
+        warnings=(*_warnings(checkpoint, conformance), *faults),
     )
 
 
@@ -113,9 +117,22 @@ def _parameters(plan: Sequence[PlannedTensor]) -> int:
     return total
 
 
-def _warnings(checkpoint: Checkpoint) -> Iterator[str]:
+def _warnings(checkpoint: Checkpoint, conformance: Conformance | None) -> Iterator[str]:
     for reason in checkpoint.remote_code:
         yield f"{reason}: its code was not run; this architecture was converted by the known rules"
+    if conformance is None:
+        yield "the tokenizer was not compared with its original: the checkpoint has no tokenizer.json"
+        return
+    if conformance.crashes:
+        yield (
+            f"characters outside the vocabulary make llama.cpp abort, as in {conformance.crashes[0].text[:30]!a}: "
+            "the tokenizer has neither byte tokens nor a token for them"
+        )
+    for differences, what in ((conformance.naughty, "unusual characters"), (conformance.marked, "control tokens")):
+        if differences:
+            yield f"{len(differences)} texts with {what} are tokenized differently, as {differences[0].text[:40]!a}"
+    if (around := conformance.surrounded) is not None:
+        yield f"a text is surrounded by other tokens: {around.original} originally, {around.converted} converted"
 
 
 def _pieces(

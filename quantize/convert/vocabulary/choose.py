@@ -1,28 +1,143 @@
-"""Which kind of vocabulary a checkpoint has."""
+"""Which kind of vocabulary a checkpoint has, and the proof that it reads text as the original does.
+
+Structure decides the kind. What structure cannot tell (the pre-tokenizer, a leading space) becomes a list of
+candidates, among which the tokenizers themselves decide. Invariant: a vocabulary that reads ordinary text differently
+from its original is refused.
+"""
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
+import msgspec
 from lathe.quantize.checkpoint import Checkpoint
+from lathe.quantize.convert.conformance.conform import Conformance, Difference, conform
 from lathe.quantize.convert.hparams import Hparams
 from lathe.quantize.convert.vocabulary.byte_level import byte_level
-from lathe.quantize.convert.vocabulary.model import Vocabulary, checked
-from lathe.quantize.convert.vocabulary.sentencepiece import from_merges
-from lathe.quantize.convert.vocabulary.source import TokenizerSource, need_tokenizer
+from lathe.quantize.convert.vocabulary.model import TokenType, Vocabulary, checked
+from lathe.quantize.convert.vocabulary.pieces import BPE, read_pieces
+from lathe.quantize.convert.vocabulary.pretokenizers import candidates
+from lathe.quantize.convert.vocabulary.sentencepiece import from_merges, from_pieces
+from lathe.quantize.convert.vocabulary.source import TokenizerSource, need_tokenizer, read_tokenizer
+from lathe.quantize.convert.vocabulary.unigram import unigram
+from lathe.quantize.convert.vocabulary.wordpiece import wordpiece
+from lathe.quantize.convert.writer import flag, text, write_gguf
 from lathe.quantize.errors import UnsupportedError
 
+MAX_MARKED = 64
+"""Control tokens that are tried inside a text."""
 
-def read_vocabulary(checkpoint: Checkpoint, hparams: Hparams) -> Vocabulary:
+Setting = dict[str, str | bool]
+"""Keys below `tokenizer.ggml.` that a candidate sets."""
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """A vocabulary with open questions."""
+
+    vocabulary: Vocabulary
+    settings: list[Setting]
+    """The possible answers, the likeliest first."""
+    original: Path | None
+    """tokenizer.json; None where only a tokenizer.model exists."""
+
+
+def draft_vocabulary(checkpoint: Checkpoint, hparams: Hparams) -> Draft:
     """Read the tokenizer of a checkpoint as a GGUF vocabulary."""
-    source = need_tokenizer(checkpoint)
+    pieces = checkpoint.file("tokenizer.model")
+    source = read_tokenizer(checkpoint) if pieces else need_tokenizer(checkpoint)
+    if pieces and (model := read_pieces(pieces)).kind == BPE:
+        size = hparams.count("vocab_size") or max(len(model.pieces), source.size if source else 0)
+        vocabulary = from_pieces(checkpoint, model, source, size)
+    else:
+        source = source or need_tokenizer(checkpoint)
+        vocabulary = _from_json(checkpoint, source, hparams)
+    return Draft(
+        vocabulary=checked(vocabulary),
+        settings=_settings(vocabulary, source),
+        original=source.path if source else None,
+    )
+
+
+def settle(draft: Draft) -> tuple[Vocabulary, Conformance | None]:
+    """Let both tokenizers read the probe text; return the vocabulary that agrees with its original.
+
+    Raises `UnsupportedError` with examples when no candidate agrees on ordinary text. Without an original there is
+    nothing to compare with, and the first candidate stands.
+    """
+    if draft.original is None:
+        return _with(draft.vocabulary, draft.settings[0]), None
+    with tempfile.TemporaryDirectory(prefix="lathe-vocabulary-") as folder:
+        gguf = Path(folder) / "vocabulary.gguf"
+        write_gguf(gguf, {"general.architecture": text("llama")} | draft.vocabulary.metadata(), [], [])
+        overrides = [{f"tokenizer.ggml.{key}": value for key, value in setting.items()} for setting in draft.settings]
+        result = conform(gguf, draft.original, overrides, _marked(draft.vocabulary))
+    if not result.agrees:
+        raise UnsupportedError(
+            f"no tokenizer of llama.cpp reads text as {draft.original} does; the nearest of {len(overrides)} differs "
+            f"in {len(result.ordinary)} of {result.texts} texts: {'; '.join(map(_shown, result.ordinary[:3]))}",
+            hint="llama.cpp has no pre-tokenizer for this model: a converted file would read its input wrongly",
+            code="E_TOKENIZER",
+        )
+    return _with(draft.vocabulary, draft.settings[result.chosen]), result
+
+
+def _from_json(checkpoint: Checkpoint, source: TokenizerSource, hparams: Hparams) -> Vocabulary:
     size = hparams.count("vocab_size") or source.size
-    return checked(_convert(checkpoint, source, size))
-
-
-def _convert(checkpoint: Checkpoint, source: TokenizerSource, size: int) -> Vocabulary:
+    segments = hparams.count("type_vocab_size") or 1
     match source.kind:
         case "BPE" if source.model.get("byte_fallback"):
             return from_merges(checkpoint, source, size)
         case "BPE":
             return byte_level(checkpoint, source, size)
+        case "WordPiece":
+            return wordpiece(checkpoint, source, size, segments)
+        case "Unigram":
+            return unigram(checkpoint, source, max(size, source.size), segments)
         case _:
             raise UnsupportedError(f"{source.path} has a tokenizer of the kind {source.kind}, which is not known here")
+
+
+def _settings(vocabulary: Vocabulary, source: TokenizerSource | None) -> list[Setting]:
+    match vocabulary.model:
+        case "gpt2" if source is not None:
+            return [{"pre": name} for name in candidates(source.pipeline.get("pre_tokenizer"))]
+        case "llama" | "t5":
+            likely = vocabulary.extra.get("add_space_prefix", flag(True)).data
+            return [{}, {"add_space_prefix": not likely}]
+        case "bert":
+            likely = vocabulary.specials.normalizer.get("lowercase", True)
+            return [{}, {"normalizer.lowercase": not likely}]
+        case _:
+            return [{}]
+
+
+def _with(vocabulary: Vocabulary, setting: Setting) -> Vocabulary:
+    extra = dict(vocabulary.extra)
+    for key, value in setting.items():
+        if key == "pre":
+            vocabulary = msgspec.structs.replace(vocabulary, pre=str(value))
+        else:
+            extra[key] = flag(bool(value))
+    return msgspec.structs.replace(vocabulary, extra=extra)
+
+
+def _marked(vocabulary: Vocabulary) -> list[str]:
+    """Make texts with each control token at the start, in the middle and at the end."""
+    kinds = (TokenType.CONTROL, TokenType.USER_DEFINED)
+    pairs = zip(vocabulary.tokens, vocabulary.types, strict=True)
+    tokens = [token.decode() for token, kind in pairs if kind in kinds][:MAX_MARKED]
+    return [f"{token}user\nHello, {token}world{token}" for token in tokens]
+
+
+def _shown(difference: Difference) -> str:
+    """Show a difference in the smallest window that has it."""
+    original, converted = difference.original, difference.converted
+    if converted is None:
+        return f"{difference.text[:40]!a} makes llama.cpp abort"
+    start = next(
+        (index for index, pair in enumerate(zip(original, converted, strict=False)) if pair[0] != pair[1]),
+        min(len(original), len(converted)),
+    )
+    window = slice(max(0, start - 1), start + 4)
+    return f"{difference.text[:40]!a} gives ... {original[window]} originally, {converted[window]} converted"

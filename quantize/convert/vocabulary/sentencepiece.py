@@ -9,16 +9,26 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lathe.quantize.checkpoint import Checkpoint
+from lathe.quantize.checkpoint import Checkpoint, read_json
 from lathe.quantize.convert.vocabulary.byte_level import merge_pairs
 from lathe.quantize.convert.vocabulary.model import TokenType, Vocabulary
-from lathe.quantize.convert.vocabulary.source import TokenizerSource, padded_tokens
+from lathe.quantize.convert.vocabulary.pieces import PieceModel
+from lathe.quantize.convert.vocabulary.source import (
+    AddedToken,
+    TokenizerSource,
+    added_tokens,
+    looks_special,
+    padded_tokens,
+)
 from lathe.quantize.convert.vocabulary.specials import read_specials
 from lathe.quantize.convert.writer import Value, flag
+from lathe.quantize.errors import CheckpointError
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _UNMERGED = -1_000_000.0
 """Score of a token that no merge makes; below every rank."""
+_ADDED, _PADDING = -1000.0, -10_000.0
+"""Scores of tokens that are matched before merging starts, and of placeholders."""
 
 
 def from_merges(checkpoint: Checkpoint, source: TokenizerSource, size: int) -> Vocabulary:
@@ -37,15 +47,59 @@ def from_merges(checkpoint: Checkpoint, source: TokenizerSource, size: int) -> V
         scores=[-float(rank[text]) if text in rank else _UNMERGED for text in texts],
         specials=read_specials(checkpoint, source),
         chat_template=checkpoint.chat_template,
-        extra=_space_prefix(source),
+        extra=space_prefix(source.settings, _adds_prefix(source.pipeline)),
     )
 
 
-def _space_prefix(source: TokenizerSource) -> dict[str, Value]:
+def from_pieces(checkpoint: Checkpoint, model: PieceModel, source: TokenizerSource | None, size: int) -> Vocabulary:
+    """Convert a tokenizer.model; added tokens come from the files beside it."""
+    if len(model.pieces) > size:
+        raise CheckpointError(
+            f"tokenizer.model has {len(model.pieces):,} pieces, config.json says vocab_size {size:,}",
+            hint="tokenizer and weights belong to different versions of the model",
+        )
+    padding = range(len(model.pieces), size)
+    texts = [piece.text for piece in model.pieces] + [f"[PAD{number}]" for number in padding]
+    scores = [piece.score for piece in model.pieces] + [_PADDING] * len(padding)
+    types = [piece.type for piece in model.pieces] + [int(TokenType.UNUSED)] * len(padding)
+    for token in _added(checkpoint, source):
+        if token.id >= size:
+            raise CheckpointError(f"added token {token.content!r:.60} has id {token.id}, vocab_size is {size:,}")
+        texts[token.id], scores[token.id] = token.content, _ADDED
+        control = token.special or looks_special(token.content)
+        types[token.id] = int(TokenType.CONTROL if control else TokenType.USER_DEFINED)
+    for number, kind in enumerate(types):
+        if kind == TokenType.USER_DEFINED:  # matched in the text itself, where a space is a space
+            texts[number] = texts[number].replace("▁", " ")
+    return Vocabulary(
+        model="llama",
+        tokens=[text.encode() for text in texts],
+        types=types,
+        scores=scores,
+        specials=read_specials(checkpoint, source),
+        chat_template=checkpoint.chat_template,
+        extra=space_prefix(checkpoint.tokenizer, model.add_prefix),
+    )
+
+
+def space_prefix(settings: dict[str, Any], adds: bool) -> dict[str, Value]:
     """Say whether a text starts with a space of its own; nothing where llama.cpp's default (it does) is right."""
-    given = source.settings.get("add_prefix_space")
-    adds = given if isinstance(given, bool) else _adds_prefix(source.pipeline)
-    return {} if adds and not isinstance(given, bool) else {"add_space_prefix": flag(adds)}
+    given = settings.get("add_prefix_space")
+    if isinstance(given, bool):
+        return {"add_space_prefix": flag(given)}
+    return {} if adds else {"add_space_prefix": flag(False)}
+
+
+def _added(checkpoint: Checkpoint, source: TokenizerSource | None) -> list[AddedToken]:
+    """Gather added tokens from added_tokens.json (the oldest way), then from the newer files."""
+    tokens: dict[int, AddedToken] = {}
+    if path := checkpoint.file("added_tokens.json"):
+        document = read_json(path)
+        entries = [{"id": number, "content": content} for content, number in document.items()]
+        tokens |= added_tokens({"added_tokens": entries}, {}, path)
+    if source is not None:
+        return list((tokens | source.added).values())
+    return list((tokens | added_tokens({}, checkpoint.tokenizer, checkpoint.folder)).values())
 
 
 def _adds_prefix(pipeline: dict[str, Any]) -> bool:

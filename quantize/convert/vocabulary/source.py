@@ -66,7 +66,7 @@ def read_tokenizer(checkpoint: Checkpoint) -> TokenizerSource | None:
     tokens = {_identity(number, path): _content(token, path) for token, number in pairs}
     if len(tokens) != len(pairs):
         raise CheckpointError(f"{path} gives two tokens the same id")
-    added = {token.id: token for token in _added(document, checkpoint.tokenizer, path)}
+    added = added_tokens(document, checkpoint.tokenizer, path)
     tokens |= {number: token.content for number, token in added.items()}
     return TokenizerSource(
         path=path,
@@ -116,7 +116,7 @@ def looks_special(token: str) -> bool:
     )
 
 
-def _added(document: dict[str, Any], settings: dict[str, Any], path: Path) -> list[AddedToken]:
+def added_tokens(document: dict[str, Any], settings: dict[str, Any], path: Path) -> dict[int, AddedToken]:
     """Join the added tokens of both files; tokenizer_config.json wins, as when transformers loads them."""
     try:
         tokens = {token.id: token for token in msgspec.convert(document.get("added_tokens") or [], list[AddedToken])}
@@ -127,7 +127,7 @@ def _added(document: dict[str, Any], settings: dict[str, Any], path: Path) -> li
         raise CheckpointError(f"{path} has a malformed added token: {error}") from error
     for token in tokens.values():
         _identity(token.id, path)
-    return list(tokens.values())
+    return tokens
 
 
 def _identity(number: Any, path: Path) -> int:

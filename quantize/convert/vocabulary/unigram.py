@@ -1,0 +1,64 @@
+"""Unigram (XLM-RoBERTa, BGE-M3 and its rerankers): pieces with log probabilities, and compiled normalization rules."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+from lathe.quantize.checkpoint import Checkpoint
+from lathe.quantize.convert.vocabulary.model import TokenType, Vocabulary
+from lathe.quantize.convert.vocabulary.source import TokenizerSource, padded_tokens
+from lathe.quantize.convert.vocabulary.specials import read_specials
+from lathe.quantize.convert.writer import Value, ValueType, array, flag, u32
+from lathe.quantize.errors import CheckpointError
+
+_PADDING = -10_000.0
+
+
+def unigram(checkpoint: Checkpoint, source: TokenizerSource, size: int, segments: int) -> Vocabulary:
+    """Convert a Unigram tokenizer from tokenizer.json; `segments` is the number of token types."""
+    texts, types = padded_tokens(source, size)
+    scores = [_PADDING] * size
+    for number, entry in enumerate(source.model["vocab"]):
+        scores[number] = _score(entry, source)
+    unknown = source.model.get("unk_id")
+    if type(unknown) is int and 0 <= unknown < size:
+        types[unknown] = int(TokenType.UNKNOWN)
+    steps = list(_steps(source.pipeline.get("normalizer")))
+    metaspace = [step for step in _steps(source.pipeline.get("pre_tokenizer")) if step.get("type") == "Metaspace"]
+    prefix = any(step.get("prepend_scheme", "always") != "never" for step in metaspace)
+    extra: dict[str, Value] = {"add_space_prefix": flag(prefix), "token_type_count": u32(segments)}
+    extra["remove_extra_whitespaces"] = flag(True)
+    if rules := next((step["precompiled_charsmap"] for step in steps if step.get("precompiled_charsmap")), None):
+        extra["precompiled_charsmap"] = array(ValueType.UINT8, _decoded(rules, source))
+    return Vocabulary(
+        model="t5",
+        tokens=[text.encode() for text in texts],
+        types=types,
+        scores=scores,
+        specials=read_specials(checkpoint, source),
+        chat_template=checkpoint.chat_template,
+        extra=extra,
+    )
+
+
+def _score(entry: Any, source: TokenizerSource) -> float:
+    if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], int | float):
+        return float(entry[1])
+    raise CheckpointError(f"{source.path} has a malformed piece: {entry!r:.80}")
+
+
+def _decoded(rules: Any, source: TokenizerSource) -> bytes:
+    try:
+        return base64.b64decode(rules, validate=True)
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise CheckpointError(f"{source.path} has a precompiled_charsmap that is no base64") from error
+
+
+def _steps(part: Any) -> list[dict[str, Any]]:
+    """List the steps of a pipeline part, which may be one step or a sequence."""
+    if not isinstance(part, dict):
+        return []
+    steps = part.get("normalizers") or part.get("pretokenizers") or [part]
+    return [step for step in steps if isinstance(step, dict)]

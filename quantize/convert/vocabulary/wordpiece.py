@@ -1,0 +1,32 @@
+"""WordPiece (BERT): words in pieces, continued ones marked with `##`.
+
+llama.cpp marks the other end: a piece that starts a word begins with `▁`, a continued one stands as it is.
+"""
+
+from __future__ import annotations
+
+from lathe.quantize.checkpoint import Checkpoint
+from lathe.quantize.convert.vocabulary.model import TokenType, Vocabulary
+from lathe.quantize.convert.vocabulary.source import TokenizerSource, padded_tokens
+from lathe.quantize.convert.vocabulary.specials import read_specials
+from lathe.quantize.convert.writer import u32
+
+
+def wordpiece(checkpoint: Checkpoint, source: TokenizerSource, size: int, segments: int) -> Vocabulary:
+    """Convert a WordPiece tokenizer; `segments` is the number of token types (sentence A, sentence B)."""
+    prefix = source.model.get("continuing_subword_prefix") or "##"
+    texts, types = padded_tokens(source, size)
+
+    def marked(text: str, kind: int) -> str:
+        if kind == TokenType.CONTROL:
+            return text
+        return text.removeprefix(prefix) if text.startswith(prefix) else f"▁{text}"
+
+    return Vocabulary(
+        model="bert",
+        tokens=[marked(text, kind).encode() for text, kind in zip(texts, types, strict=True)],
+        types=types,
+        specials=read_specials(checkpoint, source),
+        chat_template=checkpoint.chat_template,
+        extra={"token_type_count": u32(segments)},
+    )
