@@ -253,7 +253,7 @@ def settings() -> list[SettingValue]:
     rows: list[tuple[str, Any, Any, str, str, str, bool]] = [
         ("general.offline", True, True, "env LATHE_OFFLINE", "Never open a connection to another machine.", "bool",
          True),
-        ("general.history_minutes", 60, 60, "default", "Minutes of samples kept for graphs.", "int", False),
+        ("general.refresh_s", 1.0, 1.0, "default", "Seconds between two samples of the machine.", "float", False),
         ("general.models_dir", f"{HOME}/models", f"{HOME}/models", "default", "Where Lathe writes models.", "path",
          False),
         ("engine.idle_exit_s", 900.0, 900.0, "default", "Stop the engine after this long without a front or work.",
@@ -264,9 +264,10 @@ def settings() -> list[SettingValue]:
         ("serving.context", 8192, None, f"user {HOME}/config.toml:15", "Tokens of context per sequence slot.", "int",
          False),
         ("serving.kv_type", "f16", "f16", "default", "Type of the KV cache.", "f16|q8_0|q4_0", False),
-        ("ui.theme", "lathe-dark", "lathe-dark", "default", "Colours of the terminal app.",
+        ("appearance.theme", "lathe-dark", "lathe-dark", "default", "Theme of the TUI.",
          "lathe-dark|lathe-light|lathe-contrast", False),
-        ("ui.refresh_s", 1.0, 1.0, "default", "Seconds between two refreshes of live panels.", "float", False),
+        ("appearance.glyphs", "auto", "auto", "default", "Characters for graphs and borders.",
+         "auto|unicode|blocks|ascii", False),
     ]  # fmt: skip
     return [
         SettingValue(key=k, value=v, default=d, source=s, doc=doc, kind=kind, locked=locked)

@@ -105,7 +105,7 @@ class ScriptedWorkbench:
         if living:
             for name, layers in (("qwen3-8b-q4_k_m", None), ("qwen3-8b-q5_k_m", 22)):
                 entry = self._find(name)
-                self.workers[entry.id] = data.worker(entry, LoadOptions(context=8192), gpu_layers=layers)
+                self.workers[entry.id] = data.worker(entry, LoadOptions(context=8192, slots=2), gpu_layers=layers)
             self.tokens["ops"] = ApiKey(name="ops", created_at=data.T0 - 3600, requests_per_minute=60)
         self._log("engine", "ready")
 

@@ -1,0 +1,1 @@
+"""Views: pure functions from the engine's values to lines and rows; what the screens show, without a screen."""

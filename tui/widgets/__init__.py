@@ -1,0 +1,1 @@
+"""Widgets: they draw values and post intentions; none of them knows the engine."""
