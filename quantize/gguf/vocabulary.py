@@ -24,8 +24,8 @@ _ITEM_TYPES: dict[str, tuple[ValueType, ...]] = {
     "token_type": (ValueType.INT32,),
     "precompiled_charsmap": (ValueType.UINT8, ValueType.INT8),
 }
-_TOKEN_TYPES = (0, 6)
-"""`enum llama_token_type`: undefined to byte."""
+_BYTE = 6
+"""The last of `enum llama_token_type`; llama.cpp has no bytes in WordPiece and aborts on them."""
 
 _IDS = (
     "bos", "eos", "eot", "eom", "unknown", "seperator", "padding", "cls", "mask",
@@ -121,9 +121,10 @@ def _check_parallel(header: GgufHeader, count: int) -> None:
         values = array.numpy()
         if name == "scores" and np.isnan(values).any():
             raise _error(header, f"key {array.key!r} has NaN at {int(np.isnan(values).argmax())}", "E_GGUF_MODEL")
-        low, high = _TOKEN_TYPES
-        if name == "token_type" and (values.min() < low or values.max() > high):
-            raise _error(header, f"key {array.key!r} has a value outside {low} to {high}", "E_GGUF_MODEL")
+        if name == "token_type" and (values.min() < 0 or values.max() > _BYTE):
+            raise _error(header, f"key {array.key!r} has a value outside 0 to {_BYTE}", "E_GGUF_MODEL")
+        if name == "token_type" and header.text(_PREFIX + "model") == "bert" and _BYTE in values:
+            raise _error(header, "a WordPiece vocabulary with byte tokens", "E_GGUF_MODEL")
 
 
 def _check_special(header: GgufHeader, count: int) -> None:
