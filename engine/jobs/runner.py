@@ -61,8 +61,11 @@ class Setting(Protocol):
     async def resolve(self, reference: str) -> ModelEntry:
         """The model a reference names."""
 
-    async def register(self, job: Job, outcome: Outcome) -> None:
-        """Enter a finished job's artefacts and figures into the catalogue."""
+    async def key(self, step: Step) -> str:
+        """The reuse key of a step, over the contents of its inputs as they are now."""
+
+    async def register(self, job: Job) -> Job:
+        """Enter a finished job's artefacts and figures into the catalogue; the job as it stands then."""
 
     async def collect(self, job: Job) -> None:
         """Remove parts that a killed job left."""
@@ -109,6 +112,10 @@ class JobRunner:
         """Whether anything is queued or running."""
         return bool(self._queue or self._active)
 
+    def pids(self) -> dict[str, int]:
+        """Job id -> process id, of jobs that run in children."""
+        return {job_id: child.pid for job_id, child in self._children.items()}
+
     async def submit(self, step: Step, run: str | None = None) -> Job:
         """Queue a step."""
         self._refuse_when_closing()
@@ -146,11 +153,11 @@ class JobRunner:
     async def cancel(self, job_id: str, force: bool = False) -> Job:
         """Stop a job, at once with `force`; a second cancel of a running job forces, too."""
         job = await self.get(job_id)
-        if job.state == "queued":
+        if job_id not in self._tasks:
+            if job.state != "queued":
+                return job
             self._queue = [queued for queued in self._queue if queued.id != job_id]
             return await self._finish(job, "cancelled")
-        if job.state != "running":
-            return job
         again = job_id in self._stopping
         self._stopping[job_id] = "cancelled"
         await self._stop(job_id, force or again)
@@ -216,9 +223,10 @@ class JobRunner:
             )
             self._active[job.id] = job
             await self._save(job)
+            job = self._active[job.id] = msgspec.structs.replace(job, key=await self._setting.key(job.step))
             outcome = await (self._serve(kind, job) if kind.service else self._follow(job))
-            await self._setting.register(job, outcome)
-            await self._finish(self._active[job.id], "done", outcome=outcome)
+            done = await self._setting.register(msgspec.structs.replace(self._active[job.id], outcome=outcome))
+            await self._finish(done, "done", outcome=done.outcome)
         except asyncio.CancelledError:
             await self._end_stopped(job)
         except Exception as error:  # noqa: BLE001 - the boundary of a job: its error becomes its result

@@ -1,0 +1,435 @@
+"""`LocalWorkbench`: the engine itself, in this process. It joins the services and decides nothing of its own.
+
+    models on disk  -> Registry        models in memory -> ModelPool       jobs  -> JobRunner
+    HTTP            -> HttpServer      what is happening -> Pulse           facts -> Bus, Journal
+Invariant: `open` either holds the workspace's lock and has every service running, or nothing is left behind; `close`
+ends them in the reverse order of their dependence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AsyncExitStack, aclosing
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from lathe.engine import settings as reference
+from lathe.engine.bus import Bus
+from lathe.engine.errors import LatheError, MissingError, UsageError
+from lathe.engine.events import Event, LogLine, SettingsChanged
+from lathe.engine.generation import (
+    Delta,
+    Embeddings,
+    EmbedRequest,
+    GenerationRequest,
+    Message,
+    RenderedPrompt,
+    Score,
+    ScoreRequest,
+    check,
+)
+from lathe.engine.jobs.records import StoredJobs
+from lathe.engine.jobs.reuse import intact, step_key
+from lathe.engine.jobs.runner import JobRunner
+from lathe.engine.jobs.values import FINAL, Job, Lane
+from lathe.engine.journal import Journal, JournalHandler, read_page
+from lathe.engine.paths import Home
+from lathe.engine.planner import MemoryPlanner
+from lathe.engine.pulse import Pulse
+from lathe.engine.registry import Registry
+from lathe.engine.release import RELEASE
+from lathe.engine.states import EngineInfo, Fit, ServerOptions, ServerState, Snapshot, WorkerState
+from lathe.engine.steps import Step
+from lathe.engine.telemetry.sample import Sample
+from lathe.engine.workbench import ApiKey, Finding, LogPage, ModelDetails, SettingValue
+from lathe.engine.worker.messages import LoadOptions
+from lathe.engine.worker.pool import ModelPool
+from lathe.store.database import Database
+from lathe.store.keys import KeyRing, StoredKey
+from lathe.store.models import ModelEntry
+
+if TYPE_CHECKING:
+    from lathe.engine.http.server import HttpServer
+
+Carrier = Literal["in-process", "socket"]
+
+
+class LocalWorkbench:
+    """The engine of one workspace; made by `open`."""
+
+    def __init__(
+        self, home: Home, loaded: reference.Loaded, flags: Mapping[str, str], database: Database, carrier: Carrier
+    ) -> None:
+        settings = loaded.settings
+        self._home = home
+        self._loaded = loaded
+        self._flags = flags
+        self._carrier: Carrier = carrier
+        self._database = database
+        self._started_at = time.time()
+        self._bus = Bus()
+        self._stop: Callable[[], None] | None = None
+        self._fronts: Callable[[], int] = lambda: 0
+        self._journal = Journal(home.engine_log, settings.general.log_max_mb * 1024 * 1024, self._bus.publish)
+        self._registry = Registry(home, database, self._bus.publish)
+        self._pulse = Pulse(home, settings.general.refresh_s, self._publish)
+        self._pool = ModelPool(
+            home.logs,
+            planner=MemoryPlanner(self._pulse.devices, settings.serving.memory_reserve_mb * 1024 * 1024),
+            publish=self._publish,
+        )
+        lanes: dict[Lane, int] = {"cpu": settings.general.jobs_cpu, "gpu": 1, "io": 2}
+        self._runner = JobRunner(home, StoredJobs(database), _Setting(self), self._publish, lanes)
+        self._keys = KeyRing(database)
+        self._server: HttpServer | None = None
+
+    @classmethod
+    async def open(
+        cls, home: Home, *, flags: Mapping[str, str] | None = None, carrier: Carrier = "in-process"
+    ) -> LocalWorkbench:
+        """Take the workspace and start its services.
+
+        Raises:
+            StoreLocked: another process holds it. ConfigError, CannotCreate, StoreError: why it cannot be opened.
+        """
+        loaded = reference.load_here(flags)
+        home.create()
+        database = await asyncio.to_thread(Database.open, home.database)
+        try:
+            self = cls(home, loaded, flags or {}, database, carrier)
+            await self._start()
+        except BaseException:
+            database.close()
+            raise
+        return self
+
+    async def _start(self) -> None:
+        self._handler = JournalHandler(self._journal)
+        logging.getLogger("lathe").addHandler(self._handler)
+        await self._registry.start()
+        self._pulse.start(asyncio.get_running_loop(), self._roles)
+        await self._runner.recover()
+        self._journal.write(f"engine {RELEASE} started, pid {os.getpid()}")
+
+    async def close(self) -> None:
+        """Stop every service; running jobs become resumable."""
+        async with AsyncExitStack() as ends:
+            ends.callback(self._database.close)
+            ends.callback(self._journal.close)
+            ends.callback(logging.getLogger("lathe").removeHandler, self._handler)
+            ends.push_async_callback(self._registry.stop)
+            ends.push_async_callback(asyncio.to_thread, self._pulse.stop)
+            ends.push_async_callback(self._pool.close)
+            ends.push_async_callback(self._runner.close)
+            ends.push_async_callback(self.stop_server)
+
+    async def shutdown(self) -> None:
+        """Ask the process that holds the workspace to end."""
+        if self._stop is None:
+            raise UsageError("this workbench ends with the command that opened it")
+        self._journal.write("asked to stop")
+        self._stop()
+
+    def on_shutdown(self, stop: Callable[[], None]) -> None:
+        """What `shutdown` calls; given by the engine process."""
+        self._stop = stop
+
+    def count_fronts(self, fronts: Callable[[], int]) -> None:
+        """How many fronts are attached; given by the engine process."""
+        self._fronts = fronts
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything here would be missed: jobs, models in memory, the server."""
+        return self._runner.busy or bool(self._pool.states()) or self._server_state.running
+
+    @property
+    def settings_now(self) -> reference.Settings:
+        """The effective settings."""
+        return self._loaded.settings
+
+    # -- observing -----------------------------------------------------------------------------------------------
+    async def snapshot(self) -> Snapshot:
+        """Everything a front draws, at one moment."""
+        workers = self._pool.states()
+        return Snapshot(
+            engine=EngineInfo(
+                pid=os.getpid(), version=RELEASE, home=str(self._home.root), started_at=self._started_at,
+                fronts=self._fronts(), offline=self._loaded.settings.general.offline, carrier=self._carrier,
+                hostname=socket.gethostname(),
+            ),
+            workers=workers,
+            server=self._server_state,
+            jobs=tuple(await self._runner.newest(100)),
+            traffic=self._pulse.traffic(workers),
+            sample=self._pulse.latest(),
+        )  # fmt: skip
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Facts as they happen."""
+        async with aclosing(self._bus.subscribe()) as events:
+            async for event in events:
+                yield event
+
+    async def history(self, seconds: float = 300) -> list[Sample]:
+        """Samples of the last while, oldest first."""
+        return self._pulse.history(seconds)
+
+    async def doctor(self) -> list[Finding]:
+        """What this machine can do."""
+        from lathe.engine.doctor import examine
+
+        return await examine(self._home)
+
+    # -- catalogue -----------------------------------------------------------------------------------------------
+    async def models(self) -> list[ModelEntry]:
+        """Every model, by name."""
+        return await self._registry.all()
+
+    async def model(self, reference: str) -> ModelDetails:
+        """One model with everything known about it."""
+        details = await self._registry.details(reference)
+        return msgspec.structs.replace(details, worker=self._pool.state(details.entry.name))
+
+    async def estimate(self, reference: str, options: LoadOptions) -> Fit:
+        """Predict the memory of a load."""
+        return await self._pool.estimate(await self._registry.resolve(reference), options)
+
+    async def rename(self, reference: str, name: str) -> ModelEntry:
+        """Give a model another name."""
+        entry = await self._registry.resolve(reference)
+        self._refuse_if_loaded(entry, "renamed")
+        return await self._registry.rename(entry, name)
+
+    async def remove(self, reference: str, delete_files: bool = False, force: bool = False) -> list[str]:
+        """Forget a model; returns the paths deleted."""
+        entry = await self._registry.resolve(reference)
+        self._refuse_if_loaded(entry, "removed")
+        return await self._registry.remove(entry, delete_files=delete_files, force=force)
+
+    def _refuse_if_loaded(self, entry: ModelEntry, what: str) -> None:
+        if self._pool.state(entry.name) is not None:
+            raise UsageError(f"{entry.name} is in memory and cannot be {what}", hint="unload it first")
+
+    # -- models in memory ----------------------------------------------------------------------------------------
+    async def load(self, reference: str, options: LoadOptions | None = None, force: bool = False) -> WorkerState:
+        """Bring a model into memory and wait until it is ready."""
+        entry = await self._registry.resolve(reference)
+        return await self._pool.load(entry, self._filled(options), force)
+
+    async def unload(self, reference: str) -> None:
+        """Drain and stop the model's worker."""
+        entry = await self._registry.resolve(reference)
+        if self._pool.state(entry.name) is None:
+            raise MissingError(f"{entry.name} is not in memory")
+        await self._pool.unload(entry.name)
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        """Stream an answer; leaving the loop cancels."""
+        check(request)
+        entry = await self._registry.resolve(request.model)
+        with self._pulse.observe(entry.name, request.client) as seen:
+            async with self._pool.lease(entry) as worker, aclosing(worker.generate(request)) as deltas:
+                async for delta in deltas:
+                    seen.on_delta(delta)
+                    if seen.cancelled:
+                        return
+                    yield delta
+
+    async def render(self, model: str, messages: list[Message], tools: str | None = None) -> RenderedPrompt:
+        """Apply the model's chat template."""
+        async with self._pool.lease(await self._registry.resolve(model)) as worker:
+            return await worker.render(messages, tools)
+
+    async def tokenize(self, model: str, text: str, special: bool = False, bos: bool = False) -> list[int]:
+        """Text to token ids."""
+        async with self._pool.lease(await self._registry.resolve(model)) as worker:
+            return await worker.tokenize(text, special, bos)
+
+    async def detokenize(self, model: str, tokens: list[int]) -> str:
+        """Token ids to text."""
+        async with self._pool.lease(await self._registry.resolve(model)) as worker:
+            return await worker.detokenize(tokens)
+
+    async def score(self, request: ScoreRequest) -> list[Score]:
+        """Log-likelihood of continuations."""
+        async with self._pool.lease(await self._registry.resolve(request.model)) as worker:
+            return await worker.score(request)
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """Texts to vectors."""
+        async with self._pool.lease(await self._registry.resolve(request.model)) as worker:
+            return await worker.embed(request)
+
+    async def cancel_request(self, request_id: str) -> None:
+        """Stop one running request of any front."""
+        if not self._pulse.cancel(request_id):
+            raise MissingError(f"no request {request_id!r} is running")
+
+    def _filled(self, options: LoadOptions | None) -> LoadOptions | None:
+        """The settings' choices where the caller made none."""
+        if options is not None:
+            return options
+        serving = self._loaded.settings.serving
+        return LoadOptions(
+            context=serving.context or None, slots=serving.slots, kv_type=serving.kv_type,
+            threads=serving.threads or None,
+            gpu_layers=None if serving.gpu_layers == -2 else serving.gpu_layers, prefix_cache=serving.prefix_cache,
+            ttl_s=serving.idle_unload_s or None,
+        )  # fmt: skip
+
+    # -- jobs ----------------------------------------------------------------------------------------------------
+    async def submit(self, step: Step, run: str | None = None) -> Job:
+        """Queue a step."""
+        return await self._runner.submit(step, run)
+
+    async def jobs(self, limit: int = 100) -> list[Job]:
+        """Newest first."""
+        return await self._runner.newest(limit)
+
+    async def job(self, job_id: str) -> Job:
+        """One job."""
+        return await self._runner.get(job_id)
+
+    async def wait(self, job_id: str) -> Job:
+        """Wait until the job is in a final state."""
+        return await self._runner.wait(job_id)
+
+    async def previous(self, step: Step) -> Job | None:
+        """The newest finished job that did exactly this, if its artefacts are intact."""
+        try:
+            key = await step_key(step, RELEASE, self._registry.resolve)
+        except (LatheError, OSError):
+            return None  # an input is missing: running the step will say so properly
+        done = await StoredJobs(self._database).with_key(key)
+        return next((job for job in done if job.outcome and not job.outcome.exit and intact(job.outcome)), None)
+
+    async def cancel(self, job_id: str, force: bool = False) -> Job:
+        """Stop a job."""
+        return await self._runner.cancel(job_id, force)
+
+    async def resume(self, job_id: str) -> Job:
+        """Queue a stopped job again."""
+        return await self._runner.resume(job_id)
+
+    async def clear_finished(self) -> int:
+        """Drop ended jobs from the list."""
+        return await self._runner.clear_finished()
+
+    async def job_log(self, job_id: str, after: int = 0, limit: int = 500) -> LogPage:
+        """Lines of a job's log."""
+        job = await self._runner.get(job_id)
+        path = self._home.job(job_id) / "log"
+        return await asyncio.to_thread(read_page, path, after, limit, ended=job.state in FINAL)
+
+    # -- the HTTP API --------------------------------------------------------------------------------------------
+    async def start_server(self, options: ServerOptions) -> ServerState:
+        """Serve over HTTP."""
+        if self._server is None:
+            from lathe.engine.http.server import HttpServer  # a quarter of a second that most verbs can do without
+
+            self._server = HttpServer(self, self._keys, self._publish)
+        return await self._server.start(options)
+
+    async def stop_server(self) -> ServerState:
+        """Stop serving."""
+        return await self._server.stop() if self._server else self._server_state
+
+    @property
+    def _server_state(self) -> ServerState:
+        return self._server.state if self._server else ServerState(running=False)
+
+    async def keys(self) -> list[ApiKey]:
+        """The API's tokens, without their secrets."""
+        return [_shown(key) for key in self._keys.keys()]  # noqa: SIM118 - a key ring is no dict
+
+    async def make_key(self, key: ApiKey) -> ApiKey:
+        """Make a token; the answer alone holds the secret."""
+        stored, secret = await asyncio.to_thread(
+            self._keys.make, key.name, scopes=key.scopes, models=key.models,
+            requests_per_minute=key.requests_per_minute, tokens_per_minute=key.tokens_per_minute,
+        )  # fmt: skip
+        return msgspec.structs.replace(key, created_at=stored.created_at, secret=secret)
+
+    async def revoke_key(self, name: str) -> None:
+        """Forget a token."""
+        await asyncio.to_thread(self._keys.revoke, name)
+
+    # -- the rest ------------------------------------------------------------------------------------------------
+    async def settings(self) -> list[SettingValue]:
+        """Every setting with its provenance."""
+        return [self._setting(key) for key in reference.names()]
+
+    async def set_setting(self, key: str, value: str | None) -> SettingValue:
+        """Write one setting to the user's file; services read it at their next start."""
+        parsed = None if value is None else reference.parse(key, value)
+        await asyncio.to_thread(reference.write, reference.user_file(), key, parsed)
+        self._loaded = reference.load_here(self._flags)
+        self._publish(SettingsChanged((key,)))
+        return self._setting(key)
+
+    def _setting(self, key: str) -> SettingValue:
+        origin = self._loaded.origin(key)
+        return SettingValue(
+            key=key, value=self._loaded.value(key), default=reference.default(key), source=str(origin),
+            doc=reference.docs()[key], kind=reference.kind(key), locked=origin.kind in ("project", "env", "flag"),
+        )  # fmt: skip
+
+    async def log(self, after: int = 0, limit: int = 500) -> LogPage:
+        """The engine's log, as JSON lines."""
+        return await asyncio.to_thread(read_page, self._home.engine_log, after, limit)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+    def _publish(self, event: Event) -> None:
+        """Hand an event to the fronts; log lines of services go through the journal, which publishes them."""
+        if isinstance(event, LogLine):
+            self._journal.write(event.text, event.level, event.source)
+        else:
+            self._bus.publish(event)
+
+    def _roles(self) -> dict[int, str]:
+        """pid -> role of every process of Lathe, for the memory panel."""
+        roles = {os.getpid(): "engine"}
+        roles |= {state.pid: f"worker {state.name}" for state in self._pool.states() if state.pid}
+        return roles | {pid: f"job {job_id}" for job_id, pid in self._runner.pids().items()}
+
+
+def _shown(key: StoredKey) -> ApiKey:
+    """A key as fronts see it."""
+    return ApiKey(
+        name=key.name, created_at=key.created_at, scopes=key.scopes, models=key.models,
+        requests_per_minute=key.requests_per_minute, tokens_per_minute=key.tokens_per_minute,
+    )  # fmt: skip
+
+
+class _Setting:
+    """What the job queue needs of the rest."""
+
+    def __init__(self, workbench: LocalWorkbench) -> None:
+        self._workbench = workbench
+        self._registry = workbench._registry
+
+    async def resolve(self, reference: str) -> ModelEntry:
+        """The model a reference names."""
+        return await self._registry.resolve(reference)
+
+    async def key(self, step: Step) -> str:
+        """The reuse key of a step."""
+        return await step_key(step, RELEASE, self._registry.resolve)
+
+    async def register(self, job: Job) -> Job:
+        """Enter a finished job's artefacts and figures into the catalogue."""
+        return await self._registry.register(job)
+
+    async def collect(self, job: Job) -> None:
+        """Remove parts that a killed job left."""
+        await self._registry.collect(job)
+
+    def workbench(self) -> LocalWorkbench:
+        """The facade, for services."""
+        return self._workbench
