@@ -89,6 +89,7 @@ class JobRunner:
         self._active: dict[str, Job] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._children: dict[str, Child] = {}
+        self._services: dict[str, asyncio.Task[Outcome]] = {}
         self._stopping: dict[str, JobState] = {}
         self._saved_at: dict[str, float] = {}
         self._changed = asyncio.Condition()
@@ -289,7 +290,13 @@ class JobRunner:
 
         run: Callable[..., Awaitable[Outcome]] = kind.load()
         with ServiceContext(self._setting.workbench(), work_dir / "log", report) as context:
-            return await run(job.step, context)
+            service = self._services[job.id] = asyncio.ensure_future(run(job.step, context))
+            try:
+                if job.id in self._stopping:
+                    service.cancel()
+                return await service
+            finally:
+                del self._services[job.id]
 
     async def _progressed(self, job_id: str, progress: Progress) -> None:
         job = self._active[job_id]
@@ -302,14 +309,14 @@ class JobRunner:
             await self._records.save(job)
 
     async def _stop(self, job_id: str, force: bool = False) -> None:
-        child, task = self._children.get(job_id), self._tasks.get(job_id)
-        if child is not None:
-            if force:
-                child.kill()
-            else:
-                await child.stop()
-        elif task is not None:
-            task.cancel()
+        """Stop whatever runs the job; what has not begun yet sees `_stopping` when it does."""
+        child, service = self._children.get(job_id), self._services.get(job_id)
+        if service is not None:
+            service.cancel()
+        elif child is not None and force:
+            child.kill()
+        elif child is not None:
+            await child.stop()
 
     async def _finish(
         self, job: Job, state: JobState, *, outcome: Outcome | None = None, failure: Failure | None = None
