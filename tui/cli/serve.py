@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 from lathe.engine.events import LogLine, ServerChanged
+from lathe.engine.settings import load_here
 from lathe.engine.states import ServerOptions, ServerState
 from lathe.engine.workbench import ApiKey, Workbench
 from lathe.engine.worker.messages import LoadOptions
@@ -49,15 +50,14 @@ def serve(
         if stop:
             put("stopped" if not (await workbench.stop_server()).running else "running")
             return
-        settings = {item.key: item.value for item in await workbench.settings()}
+        settings = load_here(shell.flags).settings.serving
         options = ServerOptions(
-            host=host or str(settings["serving.host"]),
-            port=int(settings["serving.port"] or 0) if port is None else port,
+            host=host or settings.host, port=settings.port if port is None else port,
             unix_socket=unix_socket, models=models, allow_remote=allow_remote, require_token=not no_token,
             cors_origins=cors_origin, allowed_hosts=allowed_host, tls_certificate=tls_certificate, tls_key=tls_key,
             options=LoadOptions(
-                slots=slots or int(settings["serving.slots"] or 4), context=context, gpu_layers=gpu_layers,
-                kv_type=kv_type, threads=threads,
+                slots=slots or settings.slots, context=context or settings.context or None, kv_type=kv_type,
+                gpu_layers=gpu_layers, threads=threads or settings.threads or None, prefix_cache=settings.prefix_cache,
             ),
         )  # fmt: skip
         state = await workbench.start_server(options)
