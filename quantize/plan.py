@@ -125,9 +125,9 @@ def check_options(options: QuantizeOptions, header: GgufHeader) -> None:
             re.compile(pattern)
         except re.error as error:
             raise QuantizeError(f"{pattern!r} is no regular expression: {error}", code="E_PATTERN") from error
-    for name in (options.output_tensor_type, options.token_embedding_type):
-        if name is not None:
-            tensor_type(name)
+    for wanted in (options.output_tensor_type, options.token_embedding_type):
+        if wanted is not None:
+            tensor_type(wanted)
     for key, value in options.metadata.items():
         if len(key.encode()) > 127 or (isinstance(value, str) and len(value.encode()) > 127):
             raise QuantizeError(f"metadata {key!r} is longer than the 127 bytes llama.cpp can set")

@@ -259,7 +259,7 @@ def _progress(planned: QuantPlan, report: Report) -> libllama.LogCallback:
 
 def _verify(parts: Sequence[Path], planned: QuantPlan) -> None:
     """Read the headers again: names, types, sizes must be the planned ones."""
-    found = {}
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for part, size in zip(parts, planned.files, strict=True):
         header = read_header(part)
         if header.file_bytes != size:

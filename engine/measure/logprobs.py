@@ -51,7 +51,8 @@ def log_normalizer(logits: Floats, scratch: Floats) -> Doubles:
     highest = logits.max(axis=1, keepdims=True)
     np.subtract(logits, highest, out=scratch)
     np.exp(scratch, out=scratch)
-    return np.log(scratch.sum(axis=1, dtype=np.float32).astype(np.float64)) + highest[:, 0]
+    normalizer: Doubles = np.log(scratch.sum(axis=1, dtype=np.float32).astype(np.float64)) + highest[:, 0]
+    return normalizer
 
 
 def negative_log_likelihood(logits: Floats, targets: npt.NDArray[np.int32], slicer: Slicer) -> Doubles:

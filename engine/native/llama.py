@@ -350,3 +350,15 @@ class LlamaContext:
     def copy(self, source: int, target: int, start: int = -1, end: int = -1) -> None:
         """Let `target` share the cells of `source`; nothing is copied in a unified cache."""
         self._lib.llama_memory_seq_cp(self.memory, source, target, start, end)
+
+    def save(self, sequence: int) -> bytes:
+        """The state of a sequence, for `restore`."""
+        size = self._lib.llama_state_seq_get_size(self.handle, sequence)
+        buffer = (ctypes.c_uint8 * size)()
+        written = self._lib.llama_state_seq_get_data(self.handle, buffer, size, sequence)
+        return bytes(memoryview(buffer)[:written])
+
+    def restore(self, sequence: int, state: bytes) -> bool:
+        """Put a saved state into a sequence; False where this context cannot hold it."""
+        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        return bool(self._lib.llama_state_seq_set_data(self.handle, buffer, len(state), sequence))

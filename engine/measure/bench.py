@@ -1,0 +1,195 @@
+"""Prompt and generation speed by llama-bench's procedure.
+
+Each test gets a fresh context and a thread pool, a warm-up, then repetitions: empty cache, fill to the depth (outside
+the clock), then the prompt in batches and the generation token by token, with random tokens and no sampling.
+Invariant: inside the clock, batches are filled and decoded, nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from lathe.engine.measure.bench_rows import BenchRow
+from lathe.engine.native import tiles
+from lathe.engine.native.batch import Batch, Tokens
+from lathe.engine.native.devices import Threadpool, commit, devices
+from lathe.engine.native.llama import ContextOptions, LlamaContext, LlamaModel, physical_cores
+
+Progress = Callable[[str, int, int], None]
+"""(test, repetitions done, repetitions in all)."""
+
+
+class BenchOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What to time; every combination is one test."""
+
+    prompt_tokens: tuple[int, ...] = (512,)
+    generate_tokens: tuple[int, ...] = (128,)
+    pairs: tuple[tuple[int, int], ...] = ()
+    """Prompt then generation under one clock."""
+    depths: tuple[int, ...] = (0,)
+    """Tokens already in the cache."""
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    kv_types: tuple[str, ...] = ("f16",)
+    threads: tuple[int, ...] = (0,)
+    """0: the physical cores."""
+    repetitions: int = 5
+    gpu_layers: int = -1
+
+
+class BenchTest(msgspec.Struct, frozen=True, kw_only=True):
+    """One row to be."""
+
+    n_prompt: int
+    n_gen: int
+    n_depth: int
+    kv_type: str
+    threads: int
+
+
+class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows, and what loading took."""
+
+    rows: tuple[BenchRow, ...]
+    load_s: float
+
+
+def tests(options: BenchOptions) -> list[BenchTest]:
+    """List the tests in llama-bench's order."""
+    pairs = [(prompt, 0) for prompt in options.prompt_tokens] + [(0, count) for count in options.generate_tokens]
+    return [
+        BenchTest(n_prompt=prompt, n_gen=generate, n_depth=depth, kv_type=kv_type, threads=threads or physical_cores())
+        for kv_type in options.kv_types
+        for threads in options.threads
+        for depth in options.depths
+        for prompt, generate in [*pairs, *options.pairs]
+        if prompt + generate > 0
+    ]
+
+
+def bench(path: Path, options: BenchOptions, progress: Progress | None = None) -> BenchResult:
+    """Load a model and time every test on it."""
+    wanted = tests(options)
+    total = len(wanted) * options.repetitions
+    started = time.monotonic()
+    with LlamaModel(path, gpu_layers=options.gpu_layers) as model:
+        load_s = time.monotonic() - started
+        rows = []
+        for number, test in enumerate(wanted):
+            row = _row(model, test, options)
+            samples = []
+            for sample in _samples(model, test, options):
+                samples.append(sample)
+                if progress is not None:
+                    progress(row.test, number * options.repetitions + len(samples), total)
+            rows.append(msgspec.structs.replace(row, samples_ns=tuple(samples)))
+    return BenchResult(rows=tuple(rows), load_s=load_s)
+
+
+def _samples(model: LlamaModel, test: BenchTest, options: BenchOptions) -> Iterator[int]:
+    """Run one test; yields nanoseconds."""
+    settings = ContextOptions(
+        n_ctx=test.n_prompt + test.n_gen + test.n_depth,
+        n_batch=options.n_batch,
+        n_ubatch=options.n_ubatch,
+        n_threads=test.threads,
+        kv_type_k=test.kv_type,
+        kv_type_v=test.kv_type,
+    )
+    with ExitStack() as stack:
+        pool = stack.enter_context(Threadpool(test.threads))
+        context = stack.enter_context(LlamaContext(model, settings))
+        pool.attach(context)
+        runner = _Runner(context, options.n_batch, test)
+        context.clear(data=False)
+        runner.prompt(test.n_prompt)
+        runner.generate(min(1, test.n_gen))
+        filled: bytes | None = None
+        for _ in range(options.repetitions):
+            context.clear(data=False)
+            runner.position = 0
+            if test.n_depth and (filled is None or not context.restore(0, filled)):
+                runner.prompt(test.n_depth)
+                filled = context.save(0)
+            runner.position = test.n_depth
+            runner.draw()
+            started = time.perf_counter_ns()
+            runner.prompt(test.n_prompt)
+            runner.generate(test.n_gen)
+            yield time.perf_counter_ns() - started
+
+
+class _Runner:
+    """Feeds random tokens; the arrays are filled before the clock starts."""
+
+    def __init__(self, context: LlamaContext, n_batch: int, test: BenchTest) -> None:
+        self._context = context
+        self._n_batch = n_batch
+        self._batch = Batch(n_batch)
+        self._single = Batch(1)
+        self._random = np.random.default_rng(1)
+        self._test = test
+        self.position = 0
+        self.draw()
+
+    def draw(self) -> None:
+        """Choose new tokens."""
+        model, test = self._context.model, self._test
+        self._prompt: Tokens = self._random.integers(0, model.n_vocab, 1 + max(test.n_prompt, test.n_depth), np.int32)
+        self._generated: list[int] = self._random.integers(0, model.n_vocab, 1 + test.n_gen).tolist()
+        if model.add_bos:
+            self._prompt[0] = self._generated[0] = model.bos
+
+    def prompt(self, count: int) -> None:
+        """Decode `count` tokens in batches."""
+        context, batch = self._context, self._batch
+        for start in range(0, count, self._n_batch):
+            stop = min(start + self._n_batch, count)
+            batch.clear()
+            batch.extend(self._prompt[start:stop], self.position)
+            batch.output[stop - start - 1] = 1
+            context.decode(batch)
+            self.position += stop - start
+        context.synchronize()
+
+    def generate(self, count: int) -> None:
+        """Decode `count` tokens one by one."""
+        context, batch = self._context, self._single
+        for token in self._generated[:count]:
+            batch.clear()
+            batch.add(token, self.position, 0, True)
+            context.decode(batch)
+            context.synchronize()
+            self.position += 1
+
+
+def _row(model: LlamaModel, test: BenchTest, options: BenchOptions) -> BenchRow:
+    found = devices()
+    accelerators = [device.backend for device in found if device.kind not in ("cpu", "meta")]
+    return BenchRow(
+        build_commit=commit(),
+        cpu_info=", ".join(device.description for device in found if device.kind in ("cpu", "accel")),
+        gpu_info=", ".join(device.description for device in found if device.kind in ("gpu", "igpu")),
+        backends=",".join(dict.fromkeys(accelerators)) or "CPU",
+        model_filename=str(model.path),
+        model_type=model.description,
+        model_size=model.size,
+        model_n_params=model.n_params,
+        n_batch=options.n_batch,
+        n_ubatch=options.n_ubatch,
+        n_threads=test.threads,
+        type_k=test.kv_type,
+        type_v=test.kv_type,
+        n_gpu_layers=options.gpu_layers,
+        repack=tiles.work(),
+        n_prompt=test.n_prompt,
+        n_gen=test.n_gen,
+        n_depth=test.n_depth,
+        test_time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        samples_ns=(),
+    )
