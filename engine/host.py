@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import msgspec
@@ -83,7 +83,8 @@ class _Front:
         """Greet, then answer calls until the front leaves."""
         _check_peer(self._writer)
         try:
-            async for message in receive(self._reader, rpc.ToEngine):
+            incoming: AsyncIterator[rpc.ToEngine] = receive(self._reader, rpc.ToEngine)
+            async for message in incoming:
                 match message:
                     case rpc.Hello(version=version):
                         await self._greet(version)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,7 +54,7 @@ class RemoteWorkbench:
             ) from error
         self = cls(reader, writer)
         writer.write(frame(rpc.Hello()))
-        incoming = receive(reader, rpc.ToFront)
+        incoming: AsyncIterator[rpc.ToFront] = receive(reader, rpc.ToFront)
         try:
             hello = await asyncio.wait_for(anext(incoming), timeout_s)
         except (StopAsyncIteration, OSError, TimeoutError) as error:
@@ -149,7 +149,7 @@ class RemoteWorkbench:
             if not quiet:
                 raise self._lost or error from error
 
-    async def _receive(self, incoming: AsyncGenerator[rpc.ToFront, None]) -> None:
+    async def _receive(self, incoming: AsyncIterator[rpc.ToFront]) -> None:
         try:
             async for message in incoming:
                 self._dispatch(message)

@@ -87,7 +87,7 @@ class Method:
         fields = [
             (p.name, hints[p.name]) if p.default is p.empty else (p.name, hints[p.name], p.default) for p in parameters
         ]
-        self.arguments: Any = msgspec.defstruct(f"{name}_arguments", fields, kw_only=True)  # type: ignore[arg-type]
+        self.arguments: Any = msgspec.defstruct(f"{name}_arguments", fields, kw_only=True)
         self._result_decoder = msgspec.msgpack.Decoder(self.result)
         self._arguments_decoder = msgspec.msgpack.Decoder(self.arguments)
 

@@ -112,7 +112,7 @@ def substitute(step: Step, results: dict[str, dict[str, object]]) -> Step:
             return {key: replace(item) for key, item in value.items()}
         return value
 
-    replaced: Step = msgspec.convert(replace(msgspec.to_builtins(step)), Step)  # type: ignore[arg-type]
+    replaced: Step = msgspec.convert(replace(msgspec.to_builtins(step)), Step)
     return replaced
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -266,7 +266,8 @@ class JobRunner:
             if job.id in self._stopping:
                 raise asyncio.CancelledError
             await child.send(JobSpec(job=job, home=str(self._home.root), work_dir=str(work_dir), models=models))
-            async for message in child.messages(wire_values.FromJob):
+            incoming: AsyncIterator[wire_values.FromJob] = child.messages(wire_values.FromJob)
+            async for message in incoming:
                 if isinstance(message, wire_values.Reported):
                     await self._progressed(job.id, pace.update(message.progress, time.monotonic()))
                 else:

@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 from lathe.engine.errors import InternalError
 from lathe.engine.jobs.services import ServiceContext
@@ -78,9 +79,7 @@ async def ask(url: str, token: str, model: str, prompt: str, max_tokens: int) ->
     }  # fmt: skip
 
 
-async def _events(
-    url: str, token: str, body: dict[str, object]
-) -> AsyncGenerator[dict[str, object | list[object]], None]:
+async def _events(url: str, token: str, body: dict[str, object]) -> AsyncGenerator[dict[str, Any], None]:
     """Server-sent events of one streamed response, decoded."""
     import httpx2
 

@@ -35,8 +35,11 @@ def show(shell: Shell, origin: bool, as_json: bool) -> None:
         })  # fmt: skip
         return
     header = ("key", "value", "origin") if origin else ("key", "value", "meaning")
-    last = (lambda key: str(loaded.origin(key))) if origin else (lambda key: reference.docs()[key])
-    put_table(header, [(key, _shown(loaded.value(key)), last(key)) for key in reference.names()])
+    rows = [
+        (key, _shown(loaded.value(key)), str(loaded.origin(key)) if origin else reference.docs()[key])
+        for key in reference.names()
+    ]
+    put_table(header, rows)
 
 
 def _shown(value: reference.Scalar) -> str:
