@@ -29,7 +29,7 @@ from lathe.engine.generation import (
 from lathe.engine.process import Child, ExitCause
 from lathe.engine.wire import WireError
 from lathe.engine.worker import messages as m
-from lathe.engine.worker.exchange import Exchange
+from lathe.engine.worker.exchange import Exchange, Observer
 from lathe.store.models import ModelEntry
 
 SILENCE_S = 10.0
@@ -103,9 +103,11 @@ class WorkerClient:
         return client
 
     # -- requests ------------------------------------------------------------------------------------------------
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
-        """Stream an answer; closing the generator cancels it in the worker."""
-        exchange = self._open()
+    async def generate(
+        self, request: GenerationRequest, observer: Observer | None = None
+    ) -> AsyncGenerator[Delta, None]:
+        """Stream an answer; closing the generator cancels it in the worker. `observer` hears of deltas on arrival."""
+        exchange = self._open(observer)
         try:
             await self._child.send(m.Generate(exchange.id, request))
             while deltas := await exchange.deltas():
@@ -169,11 +171,11 @@ class WorkerClient:
             await self.ended()
 
     # -- inside --------------------------------------------------------------------------------------------------
-    def _open(self) -> Exchange:
+    def _open(self, observer: Observer | None = None) -> Exchange:
         if self.gone or self._stopping:
             raise self._gone_error(self._reading.result() if self.gone else None)
         self._last_id += 1
-        exchange = self._exchanges[self._last_id] = Exchange(self._last_id)
+        exchange = self._exchanges[self._last_id] = Exchange(self._last_id, observer)
         return exchange
 
     def _close(self, exchange: Exchange) -> None:

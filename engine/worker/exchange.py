@@ -7,6 +7,7 @@ the exchange fails instead of growing; nobody else's answers wait for it.
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 import msgspec
 from lathe.engine.errors import BusyError, LatheError
@@ -20,11 +21,24 @@ _PER_DELTA, _PER_LOGPROB = 160, 120
 """Bytes that Python objects of that kind take, roughly."""
 
 
+class Observer(Protocol):
+    """Who wants to know of answers as they arrive, whenever the caller reads them."""
+
+    def placed(self, number: int) -> None:
+        """The request was given to the worker under this number."""
+
+    def on_delta(self, delta: Delta) -> None:
+        """A delta has arrived."""
+
+
 class Exchange:
     """The inbox of one request id."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, observer: Observer | None = None) -> None:
         self.id = number
+        self._observer = observer
+        if observer is not None:
+            observer.placed(number)
         self.ended = False
         """The child will send nothing more for it."""
         self._deltas: list[Delta] = []
@@ -41,6 +55,9 @@ class Exchange:
             return True
         if self._error is not None:
             return True
+        if self._observer is not None:
+            for delta in message.deltas:
+                self._observer.on_delta(delta)
         self._deltas += message.deltas
         self._bytes += sum(map(_size, message.deltas))
         if len(self._deltas) >= _JOIN_AT:

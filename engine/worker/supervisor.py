@@ -34,6 +34,7 @@ from lathe.engine.generation import (
 from lathe.engine.process import GRACE_S
 from lathe.engine.states import Fit, WorkerPhase, WorkerState
 from lathe.engine.worker.client import Launch, WorkerClient
+from lathe.engine.worker.exchange import Observer
 from lathe.engine.worker.messages import LoadOptions, WorkerInfo
 from lathe.store.models import ModelEntry
 
@@ -195,10 +196,12 @@ class Supervisor:
         self._wake()
 
     # -- requests ------------------------------------------------------------------------------------------------
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
-        """Stream an answer; closing the generator cancels it."""
+    async def generate(
+        self, request: GenerationRequest, observer: Observer | None = None
+    ) -> AsyncGenerator[Delta, None]:
+        """Stream an answer; closing the generator cancels it. `observer` hears of deltas the moment they arrive."""
         for last_try in (False, True):
-            stream = (await self.ready()).generate(request)
+            stream = (await self.ready()).generate(request, observer)
             silent = True
             try:
                 async for delta in stream:
