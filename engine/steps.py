@@ -59,8 +59,19 @@ class QuantizeStep(_Step, frozen=True, kw_only=True, tag="quantize"):
     """Regular expression over tensor names -> type."""
     output_tensor_type: str | None = None
     token_embedding_type: str | None = None
+    keep_output: bool = False
+    """Leave output.weight as it is."""
     pure: bool = False
     allow_requantize: bool = False
+    imatrix_only: tuple[str, ...] = ()
+    """Use importances only for tensors with one of these in their name."""
+    imatrix_except: tuple[str, ...] = ()
+    """Use no importances for tensors with one of these in their name."""
+    prune_layers: tuple[Count, ...] = ()
+    keep_split: bool = False
+    """As many shards as the source has."""
+    metadata: dict[str, str | int | float | bool] = {}
+    """Written into the file."""
     threads: Count = 0
     output: str | None = None
     name: str | None = None

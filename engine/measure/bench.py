@@ -59,7 +59,7 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     load_s: float
 
 
-def tests(options: BenchOptions) -> list[BenchTest]:
+def planned(options: BenchOptions) -> list[BenchTest]:
     """List the tests in llama-bench's order."""
     pairs = [(prompt, 0) for prompt in options.prompt_tokens] + [(0, count) for count in options.generate_tokens]
     return [
@@ -74,7 +74,7 @@ def tests(options: BenchOptions) -> list[BenchTest]:
 
 def bench(path: Path, options: BenchOptions, progress: Progress | None = None) -> BenchResult:
     """Load a model and time every test on it."""
-    wanted = tests(options)
+    wanted = planned(options)
     total = len(wanted) * options.repetitions
     started = time.monotonic()
     with LlamaModel(path, gpu_layers=options.gpu_layers) as model:

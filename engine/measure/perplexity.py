@@ -18,9 +18,6 @@ from lathe.engine.measure.chunks import Chunks
 from lathe.engine.measure.logprobs import Doubles, Slicer, negative_log_likelihood
 from lathe.engine.native.llama import LlamaContext, LlamaModel, physical_cores
 
-Progress = Callable[[int, int, float], None]
-"""(chunks done, chunks in all, perplexity so far)."""
-
 
 class Perplexity(msgspec.Struct, frozen=True, kw_only=True):
     """The figure and what it was measured on."""
@@ -67,6 +64,10 @@ class Moments(msgspec.Struct):
         return math.sqrt(variance / (self.count - 1)) if variance > 0 and self.count > 1 else 0.0
 
 
+Progress = Callable[[int, int, float, Moments], None]
+"""(chunks done, chunks in all, perplexity so far, the sums behind it)."""
+
+
 def measure(
     path: Path,
     text: bytes,
@@ -85,15 +86,22 @@ def measure(
             return perplexity(context, chunks, progress=progress)
 
 
-def perplexity(context: LlamaContext, chunks: Chunks, *, progress: Progress | None = None) -> Perplexity:
-    """Measure with a context made by `chunks.options`."""
-    sums = Moments()
+def perplexity(
+    context: LlamaContext,
+    chunks: Chunks,
+    *,
+    progress: Progress | None = None,
+    sums: Moments | None = None,
+    start: int = 0,
+) -> Perplexity:
+    """Measure with a context made by `chunks.options`; `sums` and `start` continue a stopped run."""
+    sums = sums or Moments()
     started = time.monotonic()
     with Slicer(context.options.n_threads or physical_cores()) as slicer:
-        for block in chunked.run(context, chunks):
+        for block in chunked.run(context, chunks, start):
             sums.add(negative_log_likelihood(block.logits, block.targets, slicer))
             if progress is not None:
-                progress(block.chunks_done, chunks.n_chunks, math.exp(sums.mean))
+                progress(block.chunks_done, chunks.n_chunks, math.exp(sums.mean), sums)
     seconds = time.monotonic() - started
     value = math.exp(sums.mean)
     return Perplexity(
@@ -105,7 +113,7 @@ def perplexity(context: LlamaContext, chunks: Chunks, *, progress: Progress | No
         chunks=chunks.n_chunks,
         n_ctx=chunks.n_ctx,
         seconds=seconds,
-        tokens_per_s=chunks.n_chunks * chunks.n_ctx / seconds,
+        tokens_per_s=(chunks.n_chunks - start) * chunks.n_ctx / seconds,
         warnings=_warnings(context.model, chunks),
     )
 

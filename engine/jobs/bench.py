@@ -1,0 +1,43 @@
+"""Job: prompt and generation speed, as llama-bench's rows."""
+
+from __future__ import annotations
+
+from lathe.engine.jobs.outputs import gguf_path
+from lathe.engine.jobs.values import Figure, JobContext, Outcome
+from lathe.engine.steps import BenchStep
+from lathe.quantize.gguf.header import read_sharded
+
+
+def run(step: BenchStep, context: JobContext) -> Outcome:
+    """Time every test."""
+    from lathe.engine.measure.bench import BenchOptions, bench
+
+    path = gguf_path(context.model(step.model))
+    read_sharded(path)
+    options = BenchOptions(
+        prompt_tokens=step.prompt_tokens,
+        generate_tokens=step.generate_tokens,
+        pairs=step.pairs,
+        depths=step.depths,
+        n_batch=step.batch,
+        n_ubatch=step.micro_batch,
+        kv_types=step.kv_types,
+        threads=step.threads,
+        repetitions=step.repetitions,
+        gpu_layers=-1 if step.gpu_layers is None else step.gpu_layers,
+    )
+
+    def progress(test: str, done: int, total: int) -> None:
+        context.progress(test, done, total, "repetition")
+
+    result = bench(path, options, progress)
+    for row in result.rows:
+        context.log(f"{row.test}: {row.avg_ts:.2f} ± {row.stddev_ts:.2f} tokens/s")
+    prompts = [row.avg_ts for row in result.rows if row.n_gen == 0]
+    generations = [row.avg_ts for row in result.rows if row.n_prompt == 0]
+    figures: dict[str, Figure] = {
+        "prompt_tokens_per_s": prompts[0] if prompts else None,
+        "tokens_per_s": generations[0] if generations else None,
+        "load_s": result.load_s,
+    }
+    return Outcome(figures=figures, rows=tuple(row.flat() for row in result.rows))

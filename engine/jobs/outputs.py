@@ -1,0 +1,80 @@
+"""What jobs that make files share: where they go, what they are called, what is noted about them.
+
+Invariant: an output's name comes from a model's name, which may be foreign text, and is always one plain file name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import msgspec
+from lathe.engine.catalogue.naming import clean
+from lathe.engine.errors import UsageError
+from lathe.engine.jobs.values import Figure, JobContext
+from lathe.engine.paths import Home
+from lathe.engine.release import RELEASE
+from lathe.quantize.progress import Report, silent
+from lathe.quantize.types import FILE_TYPES, TENSOR_TYPES
+from lathe.store.models import ModelEntry
+
+_NOT_IN_FILES = re.compile(r"[^A-Za-z0-9._-]+")
+_TYPE_TAIL = re.compile(
+    rf"[-._]({'|'.join(sorted({*FILE_TYPES, *TENSOR_TYPES}, key=len, reverse=True))})$", re.IGNORECASE
+)
+
+
+def output_path(context: JobContext, given: str | None, name: str) -> Path:
+    """The path asked for, else `<home>/models/<name>.gguf`; a folder gets the file put into it."""
+    file = f"{_NOT_IN_FILES.sub('-', name).strip('-.') or 'model'}.gguf"
+    if given is None:
+        folder = Home(Path(context.spec.home)).models
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / file
+    path = Path(given).expanduser()
+    return path / file if path.is_dir() else path
+
+
+def variant_name(entry: ModelEntry, kind: str) -> str:
+    """A model's name with another type: `tiny-F16` as Q4_K_M is `tiny-Q4_K_M`."""
+    stem = clean(entry.name).removesuffix(".gguf")
+    return f"{_TYPE_TAIL.sub('', stem)}-{kind.upper()}"
+
+
+def gguf_path(entry: ModelEntry) -> Path:
+    """The file of a GGUF model."""
+    if entry.format != "gguf":
+        raise UsageError(
+            f"{entry.name} is {entry.format}, and this needs GGUF", hint="convert it first: `lathe convert`"
+        )
+    return Path(entry.path)
+
+
+def reporter(context: JobContext, stage: int, stages: int) -> Report:
+    """A progress callback of the floors below that reports one stage of a job."""
+
+    def report(label: str, done: float, total: float | None, unit: str) -> None:
+        context.progress(label, done, total, unit, stage=stage, stages=stages)
+
+    return report
+
+
+def model_sha256(entry: ModelEntry, report: Report = silent) -> str:
+    """Hash a model's bytes as the catalogue does."""
+    from lathe.engine.catalogue.hashing import hash_files
+    from lathe.engine.catalogue.scan import files_of
+
+    return hash_files(files_of(entry), report)
+
+
+def recipe_key(recipe: dict[str, Figure]) -> str:
+    """A hash that tells whether two artefacts were made the same way from the same bytes."""
+    return hashlib.sha256(msgspec.json.encode(recipe, order="deterministic")).hexdigest()
+
+
+def tools() -> dict[str, Figure]:
+    """The versions that stand in every recipe of native work."""
+    from lathe.quantize.libllama import version
+
+    return {"lathe": RELEASE, "llama.cpp": version()}
