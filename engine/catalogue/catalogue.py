@@ -1,0 +1,132 @@
+"""The registry of models as the engine uses it: references become entries, jobs' outcomes become rows.
+
+Calls block on the disk for milliseconds, so the event loop calls them in a thread. Invariant: a reference names one
+model or raises an error that says which ones it could mean.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from lathe.engine.catalogue import register, removal
+from lathe.engine.catalogue.naming import clean
+from lathe.engine.catalogue.scan import identify
+from lathe.engine.errors import LatheError, MissingError, UsageError, describe
+from lathe.engine.jobs.values import Outcome
+from lathe.engine.steps import Step
+from lathe.engine.workbench import ModelDetails
+from lathe.quantize.card import ModelCard
+from lathe.quantize.cards import read_card
+from lathe.quantize.errors import QuantizeError
+from lathe.store.database import Database
+from lathe.store.errors import StoreError
+from lathe.store.hashes import Hashes
+from lathe.store.models import ModelEntry, Models
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database as Connection
+
+
+class Catalogue:
+    """The models of one workspace."""
+
+    def __init__(self, database: Database, now: Callable[[], float]) -> None:
+        self._database = database
+        self._now = now
+
+    def all(self) -> list[ModelEntry]:
+        """Every model, by name."""
+        return self._database.read(lambda db: Models(db).all())
+
+    def resolve(self, reference: str) -> ModelEntry:
+        """The model that a name, an id, its beginning or a path means; a model at a new path is entered.
+
+        Raises MissingError with near names, UsageError where it means several, DataError and the errors of formats
+        where the path holds no usable model.
+        """
+        found = self._database.read(lambda db: Models(db).find(reference))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(entry.name for entry in found[:5])
+            raise UsageError(f"{reference!r} means {len(found)} models", hint=f"name one of them: {names}")
+        path = _as_path(reference)
+        if path is not None:
+            return self._adopt(path)
+        raise self._missing(reference)
+
+    def details(self, reference: str) -> ModelDetails:
+        """One model with its header read now, its children, and what is wrong with its file if anything is."""
+        entry = self.resolve(reference)
+        children = tuple(self._database.read(lambda db: Models(db).children(entry.id)))
+        try:
+            card = read_card(Path(entry.path))
+            return ModelDetails(entry=entry, card=card, children=children)
+        except (QuantizeError, LatheError, OSError) as error:
+            card = msgspec.convert(entry.card, ModelCard) if entry.card else ModelCard(format=entry.format)
+            return ModelDetails(entry=entry, card=card, children=children, problem=describe(error))
+
+    def rename(self, reference: str, name: str) -> ModelEntry:
+        """Give a model another name; raises UsageError where the name is taken or no name."""
+        entry = self.resolve(reference)
+        if clean(name) != name:
+            raise UsageError(f"{name!r} cannot be a name", hint=f"{clean(name)!r} could")
+        try:
+            return self._database.write(lambda db: Models(db).rename(entry.id, name)).result()
+        except StoreError as error:
+            raise UsageError(error.message, hint=error.hint) from error
+
+    def tag(self, reference: str, tags: tuple[str, ...]) -> ModelEntry:
+        """Replace a model's tags."""
+        entry = self.resolve(reference)
+        wanted = tuple(clean(tag) for tag in tags)
+        return self._database.write(lambda db: Models(db).tag(entry.id, wanted)).result()
+
+    def remove(self, reference: str, *, delete_files: bool = False, force: bool = False) -> list[str]:
+        """Forget a model and, when asked, delete its files; returns the paths deleted.
+
+        Raises PolicyError as `removal.deletable` does. Files go first: a crash in between leaves a row that says
+        `missing`, never files that nobody knows.
+        """
+        entry = self.resolve(reference)
+        deleted = removal.delete(entry, removal.deletable(entry, force=force)) if delete_files else []
+
+        def work(db: Connection) -> None:
+            Models(db).remove(entry.id)
+            Hashes(db).forget(entry.path)
+
+        self._database.write(work).result()
+        return deleted
+
+    def register(self, step: Step, outcome: Outcome) -> list[ModelEntry]:
+        """Enter what a finished step found, made or measured; returns the entries that are new or changed."""
+        return register.register(self._database, step, outcome, self._now())
+
+    def _adopt(self, path: Path) -> ModelEntry:
+        entry = msgspec.structs.replace(identify(path), added_at=self._now())
+        known = self._database.read(lambda db: Models(db).by_path(entry.path))
+        if known is not None and known.id == entry.id:
+            return known
+        return self._database.write(lambda db: Models(db).put(entry)).result()
+
+    def _missing(self, reference: str) -> MissingError:
+        names = {entry.name.casefold(): entry.name for entry in self.all()}
+        near = [names[name] for name in difflib.get_close_matches(reference.casefold(), names, n=3, cutoff=0.5)]
+        near += [name for folded, name in names.items() if reference.casefold() in folded and name not in near][:3]
+        hint = f"did you mean {', '.join(near[:3])}?" if near else "`lathe models scan` finds what is on this machine"
+        return MissingError(f"no model is called {reference!r}", hint=hint)
+
+
+def _as_path(reference: str) -> Path | None:
+    """The path a reference names, if something is there or it can be nothing but a path."""
+    path = Path(reference).expanduser()
+    try:
+        if path.exists() or reference.startswith(("/", "./", "../", "~")):
+            return path
+    except (OSError, ValueError):
+        pass
+    return None

@@ -1,0 +1,88 @@
+"""What finished jobs leave in the registry: models they made or found, figures they measured, hashes they checked.
+
+First files are looked at, then one transaction writes everything. Invariant: an outcome is entered wholly or not at
+all, and entering it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from lathe.engine.catalogue.naming import clean
+from lathe.engine.catalogue.scan import ScanResult, identify
+from lathe.engine.errors import InternalError
+from lathe.engine.jobs.values import Artefact, Figure, Outcome
+from lathe.engine.steps import BenchStep, PerplexityStep, ServeStep, Step, VerifyStep
+from lathe.store.database import Database
+from lathe.store.models import ModelEntry, Models
+from msgspec.structs import replace
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database as Connection
+
+SCAN_RESULT = "scan.json"
+"""In a scan's work folder; too large for a row, and complete or absent."""
+_MODEL_FORMATS = frozenset({"gguf", "safetensors", "onnx", "ggml"})
+_MEASURING = (PerplexityStep, BenchStep, ServeStep)
+
+
+def register(database: Database, step: Step, outcome: Outcome, now: float) -> list[ModelEntry]:
+    """Enter what a finished step found or made; returns the entries that are new or changed."""
+    made = [_made(artefact, now) for artefact in outcome.artefacts if artefact.format in _MODEL_FORMATS]
+    scans = [_scanned(Path(artefact.path)) for artefact in outcome.artefacts if artefact.name == SCAN_RESULT]
+
+    def work(db: Connection) -> list[ModelEntry]:
+        models = Models(db)
+        entries = [models.put(entry) for entry in made]
+        for result in scans:
+            entries += _enter_scan(models, result, now)
+        if isinstance(step, _MEASURING) and (entry := _meant(models, step.model)):
+            entries.append(models.measure(entry.id, _numbers(outcome.figures)))
+        if isinstance(step, VerifyStep) and (entry := _meant(models, step.model)):
+            entries.append(models.hashed(entry.id, str(outcome.figures["sha256"]), now))
+        return entries
+
+    return database.write(work).result()
+
+
+def _made(artefact: Artefact, now: float) -> ModelEntry:
+    entry = identify(Path(artefact.path))
+    return replace(
+        entry,
+        name=clean(artefact.name),
+        origin="made",
+        sha256=artefact.sha256,
+        parent=artefact.parent,
+        recipe=artefact.recipe,
+        added_at=now,
+    )
+
+
+def _scanned(path: Path) -> ScanResult:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=ScanResult)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise InternalError(f"the scan's result {path} cannot be read: {error}", hint="scan again") from error
+
+
+def _enter_scan(models: Models, result: ScanResult, now: float) -> list[ModelEntry]:
+    before = {entry.path: entry for entry in models.all()}
+    entries = [models.put(replace(entry, added_at=now)) for entry in result.entries]
+    changed = [entry for entry in entries if before.get(entry.path) != entry]
+    known = {entry.id for entry in models.all()}
+    for ids, missing in ((result.missing, True), (result.found_again, False)):
+        changed += [models.mark_missing(model_id, missing) for model_id in ids if model_id in known]
+    return changed
+
+
+def _meant(models: Models, reference: str) -> ModelEntry | None:
+    """The model that the step was resolved to, unless it was forgotten or renamed while the step ran."""
+    found = models.find(reference) or models.find(os.path.abspath(Path(reference).expanduser()))  # noqa: PTH100
+    return found[0] if len(found) == 1 else None
+
+
+def _numbers(figures: dict[str, Figure]) -> dict[str, float | int]:
+    return {name: value for name, value in figures.items() if type(value) in (int, float)}  # type: ignore[misc]
