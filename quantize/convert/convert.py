@@ -21,8 +21,10 @@ from lathe.quantize.convert.family import Family
 from lathe.quantize.convert.hparams import Hparams, shared_facts
 from lathe.quantize.convert.identity import describe
 from lathe.quantize.convert.plan import PlannedTensor, guess_outtype, plan_tensors
+from lathe.quantize.convert.pooling import pooling_facts
 from lathe.quantize.convert.registry import family_of
 from lathe.quantize.convert.rope import rope_facts
+from lathe.quantize.convert.shapes import check_shapes
 from lathe.quantize.convert.vocabulary.choose import draft_vocabulary, settle
 from lathe.quantize.convert.writer import Metadata, TensorType, file_bytes, text, u32, write_gguf
 from lathe.quantize.errors import CheckpointError
@@ -68,9 +70,12 @@ def convert_checkpoint(
     hparams = Hparams(checkpoint.config, family.defaults)
     kind = guess_outtype(checkpoint.tensors) if outtype == "auto" else TensorType[outtype.upper()]
     plan = plan_tensors(family, hparams, checkpoint.tensors, kind)
-    vocabulary, conformance = settle(draft_vocabulary(checkpoint, hparams))
-    metadata = _metadata(checkpoint, family, hparams, plan, kind) | vocabulary.metadata()
+    draft = draft_vocabulary(checkpoint, hparams)
+    metadata = _metadata(checkpoint, family, hparams, plan, kind) | draft.vocabulary.metadata()
     entries = [tensor.entry for tensor in plan]
+    check_shapes(family.arch, metadata, entries, len(draft.vocabulary.tokens))
+    vocabulary, conformance = settle(draft, metadata)
+    metadata |= vocabulary.metadata()
     expected = file_bytes(metadata, entries)
     faults: list[str] = []
     inputs = [path for path in source.iterdir() if path.is_file() and path.suffix != ".gguf"]
@@ -98,7 +103,7 @@ def _metadata(
 ) -> Metadata:
     facts = {key: value for key, value in shared_facts(hparams).items() if key not in family.silent}
     facts |= {key: value for key, value in rope_facts(hparams).items() if key not in family.silent}
-    facts |= family.facts(hparams)
+    facts |= family.facts(hparams) | pooling_facts(checkpoint)
     return (
         {"general.architecture": text(family.arch)}
         | describe(checkpoint, _parameters(plan))

@@ -66,5 +66,3 @@ class Family:
     """Shared keys that llama.cpp does not expect of this architecture."""
     computed: Callable[[Hparams], dict[str, Floats]] = _no_tensors
     """Tensors that are computed from hyper-parameters."""
-    is_encoder: bool = False
-    """Text goes in whole and vectors or scores come out: pooling applies, generation does not."""

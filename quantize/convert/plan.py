@@ -26,6 +26,8 @@ _ALWAYS_F32 = re.compile(
 )
 """Norms, lookup tables and biases: small, and llama.cpp's graphs expect them in full precision."""
 _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
+_SUFFIXES = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
+"""The second pair is what TensorFlow called the first."""
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 _NEVER_USED = re.compile(r".*\.rotary_emb\.inv_freq|.*\.attn\.(masked_)?bias|.*\.attention\.(masked_)?bias")
 """Buffers that old transformers versions saved beside the weights."""
@@ -103,7 +105,8 @@ class _Finder:
         layer = number[1] if number else ""
         pattern = f".{stem}.".replace(f".{layer}.", ".{n}.", 1)[1:-1] if layer else stem
         target = self._family.tensors.get(pattern)
-        if target is None or suffix not in ("weight", "bias"):
+        suffix = _SUFFIXES.get(suffix, "")
+        if target is None or not suffix:
             raise CheckpointError(
                 f"tensor {name!r} has no place in the architecture {self._family.arch}",
                 hint="the checkpoint is a variant that this converter does not know",

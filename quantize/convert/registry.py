@@ -10,7 +10,29 @@ from lathe.quantize.convert.family import Family
 from lathe.quantize.errors import CheckpointError, UnsupportedError
 
 ARCHITECTURES: dict[str, str] = {
+    "BertForMaskedLM": "bert:BERT",
+    "BertForSequenceClassification": "bert:BERT_SCORER",
+    "BertModel": "bert:BERT",
+    "GPT2LMHeadModel": "gpt2:GPT2",
+    "Gemma2ForCausalLM": "gemma:GEMMA2",
+    "Gemma3ForCausalLM": "gemma:GEMMA3",
+    "Gemma3ForConditionalGeneration": "gemma:GEMMA3",
+    "Gemma3TextModel": "gemma:EMBEDDING",
+    "GemmaForCausalLM": "gemma:GEMMA",
     "LlamaForCausalLM": "llama:LLAMA",
+    "LlamaModel": "llama:LLAMA",
+    "MistralForCausalLM": "llama:MISTRAL",
+    "NomicBertModel": "bert:NOMIC",
+    "Phi3ForCausalLM": "phi:PHI3",
+    "Qwen2ForCausalLM": "qwen:QWEN2",
+    "Qwen2Model": "qwen:QWEN2",
+    "Qwen3ForCausalLM": "qwen:QWEN3",
+    "Qwen3Model": "qwen:QWEN3",
+    "RobertaForSequenceClassification": "bert:ROBERTA_SCORER",
+    "RobertaModel": "bert:ROBERTA",
+    "SmolLM3ForCausalLM": "llama:SMOLLM3",
+    "XLMRobertaForSequenceClassification": "bert:ROBERTA_SCORER",
+    "XLMRobertaModel": "bert:ROBERTA",
 }
 """Class name in config.json -> `module:NAME` below `families`."""
 

@@ -22,14 +22,18 @@ _YARN = {
 }
 
 
-def rope_parameters(hparams: Hparams) -> Hparams:
-    """Gather the scaling's parameters: newer checkpoints nest the base with them, older ones keep it outside."""
+def rope_parameters(hparams: Hparams, layers: str = "full_attention") -> Hparams:
+    """Gather the scaling's parameters for a kind of `layers`.
+
+    Newer checkpoints nest the base with them and tell kinds of layers apart, older ones keep it outside.
+    """
     nested = hparams.get("rope_parameters", "rope_scaling") or {}
     if not isinstance(nested, Mapping):
         raise CheckpointError(f"config.json gives rope_scaling as {nested!r:.60}, which is no object")
-    nested = nested.get("full_attention", nested)
+    nested = nested.get(layers, nested)
+    local = ("rope_local_base_freq",) if layers == "sliding_attention" else ()
     outer = {
-        "rope_theta": hparams.get("rope_theta", "rotary_emb_base"),
+        "rope_theta": hparams.get(*local, "rope_theta", "rotary_emb_base"),
         "partial_rotary_factor": hparams.get("partial_rotary_factor"),
         "original_max_position_embeddings": hparams.get("original_max_position_embeddings"),
         "rope_type": nested.get("type"),

@@ -39,7 +39,7 @@ def weights(name: str, shape: tuple[int, ...], kind: str = "BF16") -> np.ndarray
     seed = int.from_bytes(hashlib.sha256(f"{name}{shape}".encode()).digest()[:8], "little")
     bits = np.random.Generator(np.random.PCG64(seed)).integers(0, 1 << 16, math.prod(shape), np.uint16)
     # exact arithmetic on integers and powers of two: no libm, the same everywhere
-    values = (bits.astype(np.float32) / np.float32(1 << 16) - np.float32(0.5)) * np.float32(0.125)
+    values = (bits.astype(np.float32) / np.float32(1 << 16) - np.float32(0.5)) * np.float32(0.5)
     if len(shape) == 1 and "norm" in name.lower():
         values += np.float32(1)
     values = values.reshape(shape)

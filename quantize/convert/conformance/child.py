@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from lathe.quantize.libllama import bindings
+from lathe.quantize.libllama import bindings, complaint, forget
 
 CPU_SECONDS = 300
 MAX_CRASHES = 200
@@ -104,6 +104,7 @@ def _agree(trial: Trial, original: Trial, decisive: int) -> bool:
 def _try(request: Request, candidate: dict[str, str | bool]) -> Trial:
     """Load the vocabulary as one candidate sees it and tokenize everything."""
     native = bindings()
+    forget()
     overrides = (native.llama_model_kv_override * (len(candidate) + 1))()
     for slot, (key, value) in zip(overrides, candidate.items(), strict=False):
         slot.tag, slot.key = _KINDS[type(value)], key.encode()
@@ -116,7 +117,7 @@ def _try(request: Request, candidate: dict[str, str | bool]) -> Trial:
     parameters.kv_overrides = ctypes.cast(overrides, ctypes.POINTER(native.llama_model_kv_override))
     model = native.llama_model_load_from_file(os.fsencode(request.gguf), parameters)
     if not model:
-        return Trial(error="llama.cpp cannot load the vocabulary")
+        return Trial(error=complaint())
     try:
         vocabulary = native.llama_model_get_vocab(model)
         work = [(text, False, False) for text in request.probes]

@@ -55,13 +55,19 @@ class Conformance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def conform(
-    gguf: Path, tokenizer: Path, candidates: Sequence[Candidate] = ({},), marked: Sequence[str] = ()
+    gguf: Path,
+    tokenizer: Path,
+    candidates: Sequence[Candidate] = ({},),
+    marked: Sequence[str] = (),
+    *,
+    ties: bool = False,
 ) -> Conformance:
     """Run both tokenizers over the probe text in a child process.
 
     `candidates` are sets of metadata that stand in for the file's; the first that agrees on ordinary text wins, else
-    the one that agrees best. `marked` are texts with control tokens in them. Raises `CheckpointError` when the original
-    or every candidate cannot be loaded.
+    the one that agrees best. `marked` are texts with control tokens in them. `ties`: the same tokens in another order
+    are as likely to the model (Unigram), and count as naughty. Raises `CheckpointError` when the original or every
+    candidate cannot be loaded.
     """
     request = Request(
         gguf=str(gguf),
@@ -75,12 +81,13 @@ def conform(
     if answer.error is not None:
         raise CheckpointError(f"{tokenizer} cannot be loaded: {answer.error}")
     results = [
-        _compare(index, request, answer.original, trial, answer.unknown)
+        _compare(index, request, answer, trial, ties)
         for index, trial in enumerate(answer.trials)
         if trial.error is None
     ]
     if not results:
-        raise CheckpointError(f"the tokenizer of {tokenizer.parent} cannot be loaded by llama.cpp")
+        reason = answer.trials[0].error
+        raise CheckpointError(f"llama.cpp cannot load the converted tokenizer of {tokenizer.parent}: {reason}")
     return min(results, key=lambda result: (len(result.ordinary), len(result.naughty), result.chosen))
 
 
@@ -104,7 +111,8 @@ def _ask(request: Request) -> Answer:
     return msgspec.json.decode(done.stdout, type=Answer)
 
 
-def _compare(index: int, request: Request, original: Trial, trial: Trial, unknown: int | None) -> Conformance:
+def _compare(index: int, request: Request, answer: Answer, trial: Trial, ties: bool) -> Conformance:
+    original = answer.original
     ordinary: list[Difference] = []
     naughty: list[Difference] = []
     crashes: list[Difference] = []
@@ -112,9 +120,10 @@ def _compare(index: int, request: Request, original: Trial, trial: Trial, unknow
         if found == expected:
             continue
         difference = Difference(text, expected or [], found)
-        if found is None and unknown in difference.original:
+        tied = ties and found is not None and sorted(found) == sorted(difference.original)
+        if found is None and answer.unknown in difference.original:
             crashes.append(difference)
-        elif number < len(ORDINARY):
+        elif number < len(ORDINARY) and not tied:
             ordinary.append(difference)
         else:
             naughty.append(difference)

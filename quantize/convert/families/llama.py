@@ -1,4 +1,4 @@
-"""Llama 1 to 3, and the families that kept its layout: Mistral, SmolLM, TinyLlama."""
+"""Llama 1 to 3, and the families that kept its layout: Mistral, TinyLlama, SmolLM."""
 
 from __future__ import annotations
 
@@ -9,25 +9,6 @@ from lathe.quantize.convert.family import Family, Rule
 from lathe.quantize.convert.hparams import Hparams
 from lathe.quantize.convert.rope import llama3_factors
 from lathe.quantize.convert.writer import Metadata, u32
-
-
-def interleaved(rows: int, heads: int) -> npt.NDArray[np.intp]:
-    """Order rows so that rotated pairs are neighbours.
-
-    Checkpoints keep the two halves of each rotary pair half a head apart, llama.cpp's `llama` graph side by side.
-    """
-    return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).ravel()
-
-
-def query_rows(rows: int, hparams: Hparams) -> npt.NDArray[np.intp]:
-    """Order the rows of a query projection."""
-    return interleaved(rows, hparams.heads)
-
-
-def key_rows(rows: int, hparams: Hparams) -> npt.NDArray[np.intp]:
-    """Order the rows of a key projection."""
-    return interleaved(rows, hparams.kv_heads)
-
 
 LAYOUT = {
     "embed_tokens": "token_embd",
@@ -46,15 +27,33 @@ LAYOUT = {
 """The names most decoders since Llama share."""
 
 
-def _facts(hparams: Hparams) -> Metadata:
-    width = u32(hparams.head_width)
+def _interleaved(rows: int, heads: int) -> npt.NDArray[np.intp]:
+    """Order rows so that rotated pairs are neighbours.
+
+    Checkpoints keep the two halves of each rotary pair half a head apart, llama.cpp's `llama` graph side by side.
+    """
+    return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).ravel()
+
+
+def _query_rows(rows: int, hparams: Hparams) -> npt.NDArray[np.intp]:
+    return _interleaved(rows, hparams.heads)
+
+
+def _key_rows(rows: int, hparams: Hparams) -> npt.NDArray[np.intp]:
+    return _interleaved(rows, hparams.kv_heads)
+
+
+def _rotary_facts(hparams: Hparams) -> Metadata:
     return {
         "attention.head_count_kv": u32(hparams.kv_heads),
-        "attention.key_length": width,
-        "attention.value_length": width,
         "vocab_size": u32(hparams.need("vocab_size")),
-        "rope.dimension_count": width,
+        "rope.dimension_count": u32(hparams.head_width),
     }
+
+
+def _facts(hparams: Hparams) -> Metadata:
+    width = u32(hparams.head_width)
+    return _rotary_facts(hparams) | {"attention.key_length": width, "attention.value_length": width}
 
 
 def _computed(hparams: Hparams) -> dict[str, Floats]:
@@ -62,18 +61,30 @@ def _computed(hparams: Hparams) -> dict[str, Floats]:
     return {} if factors is None else {"rope_freqs.weight": factors}
 
 
-def _defaults(**values: object) -> dict[str, object]:
-    return {"rope_theta": 10_000.0, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048} | values
-
+_TENSORS = LAYOUT | {
+    "layers.{n}.self_attn.q_proj": Rule("blk.{n}.attn_q", rows=_query_rows),
+    "layers.{n}.self_attn.k_proj": Rule("blk.{n}.attn_k", rows=_key_rows),
+}
+_DEFAULTS = {"rms_norm_eps": 1e-6, "rope_theta": 10_000.0}
 
 LLAMA = Family(
     arch="llama",
-    tensors=LAYOUT
-    | {
-        "layers.{n}.self_attn.q_proj": Rule("blk.{n}.attn_q", rows=query_rows),
-        "layers.{n}.self_attn.k_proj": Rule("blk.{n}.attn_k", rows=key_rows),
-    },
-    defaults=_defaults(),
+    tensors=_TENSORS,
+    defaults=_DEFAULTS | {"max_position_embeddings": 2048},
     facts=_facts,
+    computed=_computed,
+)
+MISTRAL = Family(
+    arch="llama",
+    tensors=_TENSORS,
+    defaults=_DEFAULTS | {"max_position_embeddings": 131_072, "num_key_value_heads": 8},
+    facts=_facts,
+    computed=_computed,
+)
+SMOLLM3 = Family(
+    arch="smollm3",
+    tensors=_TENSORS,
+    defaults=_DEFAULTS | {"max_position_embeddings": 32_768, "num_key_value_heads": 4, "rope_theta": 2_000_000.0},
+    facts=_rotary_facts,
     computed=_computed,
 )

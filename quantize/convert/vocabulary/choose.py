@@ -22,7 +22,7 @@ from lathe.quantize.convert.vocabulary.sentencepiece import from_merges, from_pi
 from lathe.quantize.convert.vocabulary.source import TokenizerSource, need_tokenizer, read_tokenizer
 from lathe.quantize.convert.vocabulary.unigram import unigram
 from lathe.quantize.convert.vocabulary.wordpiece import wordpiece
-from lathe.quantize.convert.writer import flag, text, write_gguf
+from lathe.quantize.convert.writer import Metadata, flag, u32, write_gguf
 from lathe.quantize.errors import UnsupportedError
 
 MAX_MARKED = 64
@@ -52,6 +52,9 @@ def draft_vocabulary(checkpoint: Checkpoint, hparams: Hparams) -> Draft:
     else:
         source = source or need_tokenizer(checkpoint)
         vocabulary = _from_json(checkpoint, source, hparams)
+    if segments := hparams.count("type_vocab_size"):
+        extra = vocabulary.extra | {"token_type_count": u32(segments)}
+        vocabulary = msgspec.structs.replace(vocabulary, extra=extra)
     return Draft(
         vocabulary=checked(vocabulary),
         settings=_settings(vocabulary, source),
@@ -59,41 +62,63 @@ def draft_vocabulary(checkpoint: Checkpoint, hparams: Hparams) -> Draft:
     )
 
 
-def settle(draft: Draft) -> tuple[Vocabulary, Conformance | None]:
+def settle(draft: Draft, metadata: Metadata) -> tuple[Vocabulary, Conformance | None]:
     """Let both tokenizers read the probe text; return the vocabulary that agrees with its original.
 
-    Raises `UnsupportedError` with examples when no candidate agrees on ordinary text. Without an original there is
-    nothing to compare with, and the first candidate stands.
+    `metadata` is the rest of the GGUF's: llama.cpp looks at the model's name too. Raises `UnsupportedError` with
+    examples when no candidate agrees on ordinary text. Without an original there is nothing to compare with, and the
+    first candidate stands.
     """
     if draft.original is None:
         return _with(draft.vocabulary, draft.settings[0]), None
-    with tempfile.TemporaryDirectory(prefix="lathe-vocabulary-") as folder:
-        gguf = Path(folder) / "vocabulary.gguf"
-        write_gguf(gguf, {"general.architecture": text("llama")} | draft.vocabulary.metadata(), [], [])
-        overrides = [{f"tokenizer.ggml.{key}": value for key, value in setting.items()} for setting in draft.settings]
-        result = conform(gguf, draft.original, overrides, _marked(draft.vocabulary))
+    result = _compared(draft.vocabulary, draft.settings, draft.original, metadata)
     if not result.agrees:
         raise UnsupportedError(
-            f"no tokenizer of llama.cpp reads text as {draft.original} does; the nearest of {len(overrides)} differs "
-            f"in {len(result.ordinary)} of {result.texts} texts: {'; '.join(map(_shown, result.ordinary[:3]))}",
+            f"no tokenizer of llama.cpp reads text as {draft.original} does; the nearest of {len(draft.settings)} "
+            f"differs in {len(result.ordinary)} of {result.texts} texts: "
+            f"{'; '.join(map(_shown, result.ordinary[:3]))}",
             hint="llama.cpp has no pre-tokenizer for this model: a converted file would read its input wrongly",
             code="E_TOKENIZER",
         )
-    return _with(draft.vocabulary, draft.settings[result.chosen]), result
+    vocabulary = _with(draft.vocabulary, draft.settings[result.chosen])
+    corrected = _surrounded_alike(vocabulary, result.surrounded)
+    if corrected == vocabulary:
+        return vocabulary, result
+    return corrected, _compared(corrected, [{}], draft.original, metadata)
+
+
+def _compared(vocabulary: Vocabulary, settings: list[Setting], original: Path, metadata: Metadata) -> Conformance:
+    overrides = [{f"tokenizer.ggml.{key}": value for key, value in setting.items()} for setting in settings]
+    with tempfile.TemporaryDirectory(prefix="lathe-vocabulary-") as folder:
+        gguf = Path(folder) / "vocabulary.gguf"
+        write_gguf(gguf, metadata | vocabulary.metadata(), [], [])
+        return conform(gguf, original, overrides, _marked(vocabulary), ties=vocabulary.model == "t5")
+
+
+def _surrounded_alike(vocabulary: Vocabulary, around: Difference | None) -> Vocabulary:
+    """Correct which tokens are added around a text; llama.cpp adds some unless it is told not to."""
+    if around is None or vocabulary.model == "bert":  # whose tokens are always added
+        return vocabulary
+    specials = vocabulary.specials
+    wanted = {
+        "bos": around.original[:1] == [specials.ids.get("bos")],
+        "eos": around.original[-1:] == [specials.ids.get("eos")],
+    }
+    specials = msgspec.structs.replace(specials, add=specials.add | wanted)
+    return msgspec.structs.replace(vocabulary, specials=specials)
 
 
 def _from_json(checkpoint: Checkpoint, source: TokenizerSource, hparams: Hparams) -> Vocabulary:
     size = hparams.count("vocab_size") or source.size
-    segments = hparams.count("type_vocab_size") or 1
     match source.kind:
         case "BPE" if source.model.get("byte_fallback"):
             return from_merges(checkpoint, source, size)
         case "BPE":
             return byte_level(checkpoint, source, size)
         case "WordPiece":
-            return wordpiece(checkpoint, source, size, segments)
+            return wordpiece(checkpoint, source, size)
         case "Unigram":
-            return unigram(checkpoint, source, max(size, source.size), segments)
+            return unigram(checkpoint, source, size)
         case _:
             raise UnsupportedError(f"{source.path} has a tokenizer of the kind {source.kind}, which is not known here")
 

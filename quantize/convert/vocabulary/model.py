@@ -43,7 +43,6 @@ _ID_KEYS = {
     "unk": "unknown_token_id",
     "sep": "seperator_token_id",  # the format's own spelling
     "pad": "padding_token_id",
-    "cls": "cls_token_id",
     "mask": "mask_token_id",
     "eot": "eot_token_id",
     "eom": "eom_token_id",

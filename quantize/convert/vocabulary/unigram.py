@@ -10,14 +10,14 @@ from lathe.quantize.checkpoint import Checkpoint
 from lathe.quantize.convert.vocabulary.model import TokenType, Vocabulary
 from lathe.quantize.convert.vocabulary.source import TokenizerSource, padded_tokens
 from lathe.quantize.convert.vocabulary.specials import read_specials
-from lathe.quantize.convert.writer import Value, ValueType, array, flag, u32
+from lathe.quantize.convert.writer import Value, ValueType, array, flag
 from lathe.quantize.errors import CheckpointError
 
 _PADDING = -10_000.0
 
 
-def unigram(checkpoint: Checkpoint, source: TokenizerSource, size: int, segments: int) -> Vocabulary:
-    """Convert a Unigram tokenizer from tokenizer.json; `segments` is the number of token types."""
+def unigram(checkpoint: Checkpoint, source: TokenizerSource, size: int) -> Vocabulary:
+    """Convert a Unigram tokenizer from tokenizer.json."""
     texts, types = padded_tokens(source, size)
     scores = [_PADDING] * size
     for number, entry in enumerate(source.model["vocab"]):
@@ -28,8 +28,7 @@ def unigram(checkpoint: Checkpoint, source: TokenizerSource, size: int, segments
     steps = list(_steps(source.pipeline.get("normalizer")))
     metaspace = [step for step in _steps(source.pipeline.get("pre_tokenizer")) if step.get("type") == "Metaspace"]
     prefix = any(step.get("prepend_scheme", "always") != "never" for step in metaspace)
-    extra: dict[str, Value] = {"add_space_prefix": flag(prefix), "token_type_count": u32(segments)}
-    extra["remove_extra_whitespaces"] = flag(True)
+    extra: dict[str, Value] = {"add_space_prefix": flag(prefix), "remove_extra_whitespaces": flag(True)}
     if rules := next((step["precompiled_charsmap"] for step in steps if step.get("precompiled_charsmap")), None):
         extra["precompiled_charsmap"] = array(ValueType.UINT8, _decoded(rules, source))
     return Vocabulary(

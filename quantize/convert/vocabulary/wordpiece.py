@@ -9,11 +9,10 @@ from lathe.quantize.checkpoint import Checkpoint
 from lathe.quantize.convert.vocabulary.model import TokenType, Vocabulary
 from lathe.quantize.convert.vocabulary.source import TokenizerSource, padded_tokens
 from lathe.quantize.convert.vocabulary.specials import read_specials
-from lathe.quantize.convert.writer import u32
 
 
-def wordpiece(checkpoint: Checkpoint, source: TokenizerSource, size: int, segments: int) -> Vocabulary:
-    """Convert a WordPiece tokenizer; `segments` is the number of token types (sentence A, sentence B)."""
+def wordpiece(checkpoint: Checkpoint, source: TokenizerSource, size: int) -> Vocabulary:
+    """Convert a WordPiece tokenizer."""
     prefix = source.model.get("continuing_subword_prefix") or "##"
     texts, types = padded_tokens(source, size)
 
@@ -28,5 +27,4 @@ def wordpiece(checkpoint: Checkpoint, source: TokenizerSource, size: int, segmen
         types=types,
         specials=read_specials(checkpoint, source),
         chat_template=checkpoint.chat_template,
-        extra={"token_type_count": u32(segments)},
     )

@@ -1,0 +1,112 @@
+"""Gemma 1 to 3 and EmbeddingGemma: norms are stored as differences from one, and layers have up to four of them."""
+
+from __future__ import annotations
+
+import numpy as np
+from lathe.quantize.convert.encode import Floats
+from lathe.quantize.convert.families.llama import LAYOUT
+from lathe.quantize.convert.family import Family, Rule
+from lathe.quantize.convert.hparams import Hparams
+from lathe.quantize.convert.rope import rope_parameters
+from lathe.quantize.convert.writer import Metadata, f32, u32
+
+
+def _plus_one(values: Floats) -> Floats:
+    return values + np.float32(1)
+
+
+def _norm(to: str) -> Rule:
+    return Rule(to, value=_plus_one)
+
+
+_GEMMA1 = LAYOUT | {
+    "norm": _norm("output_norm"),
+    "layers.{n}.input_layernorm": _norm("blk.{n}.attn_norm"),
+    "layers.{n}.post_attention_layernorm": _norm("blk.{n}.ffn_norm"),
+}
+_GEMMA2 = _GEMMA1 | {
+    "layers.{n}.post_attention_layernorm": _norm("blk.{n}.post_attention_norm"),
+    "layers.{n}.pre_feedforward_layernorm": _norm("blk.{n}.ffn_norm"),
+    "layers.{n}.post_feedforward_layernorm": _norm("blk.{n}.post_ffw_norm"),
+}
+_GEMMA3 = _GEMMA2 | {
+    "layers.{n}.self_attn.q_norm": _norm("blk.{n}.attn_q_norm"),
+    "layers.{n}.self_attn.k_norm": _norm("blk.{n}.attn_k_norm"),
+}
+_TIED = (r"lm_head\.weight",)
+"""Embeddings are tied in every Gemma; some tools save the head again."""
+_VISION = (r"(vision_tower|multi_modal_projector)\..*",)
+
+
+def _facts(hparams: Hparams) -> Metadata:
+    width = u32(hparams.head_width)
+    return {
+        "attention.head_count_kv": u32(hparams.kv_heads),
+        "attention.key_length": width,
+        "attention.value_length": width,
+    }
+
+
+def _facts2(hparams: Hparams) -> Metadata:
+    facts = _facts(hparams) | {"attention.sliding_window": u32(hparams.need("sliding_window"))}
+    for key, name in (
+        ("attn_logit_softcapping", "attn_logit_softcapping"),
+        ("final_logit_softcapping", "final_logit_softcapping"),
+    ):
+        if (cap := hparams.number(name)) is not None:
+            facts[key] = f32(cap)
+    return facts
+
+
+def _facts3(hparams: Hparams) -> Metadata:
+    facts = _facts(hparams)
+    if hparams.get("sliding_window_pattern") != 1:
+        facts["attention.sliding_window"] = u32(hparams.need("sliding_window"))
+    if (cap := hparams.number("final_logit_softcapping")) is not None:
+        facts["final_logit_softcapping"] = f32(cap)
+    local = rope_parameters(hparams, "sliding_attention").number("rope_theta")
+    facts["rope.freq_base_swa"] = f32(local or 10_000.0)
+    return facts
+
+
+_ROPE = frozenset({"rope.freq_base"})
+_DEFAULTS = {"max_position_embeddings": 8192, "rms_norm_eps": 1e-6, "head_dim": 256}
+_DEFAULTS3 = {
+    "max_position_embeddings": 131_072,
+    "rms_norm_eps": 1e-6,
+    "head_dim": 256,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "num_hidden_layers": 26,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "vocab_size": 262_208,
+    "rope_theta": 1_000_000.0,
+    "rope_local_base_freq": 10_000.0,
+    "sliding_window": 4096,
+}
+"""A multimodal config.json of Gemma 3 leaves out whatever is as in the 4B model's text part."""
+
+GEMMA = Family(arch="gemma", tensors=_GEMMA1, unused=_TIED, defaults=_DEFAULTS, facts=_facts, silent=_ROPE)
+GEMMA2 = Family(
+    arch="gemma2",
+    tensors=_GEMMA2,
+    unused=_TIED,
+    defaults=_DEFAULTS | {"sliding_window": 4096, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    facts=_facts2,
+    silent=_ROPE,
+)
+GEMMA3 = Family(
+    arch="gemma3",
+    tensors=_GEMMA3,
+    unused=_TIED + _VISION,
+    defaults=_DEFAULTS3,
+    facts=_facts3,
+)
+EMBEDDING = Family(
+    arch="gemma-embedding",
+    tensors=_GEMMA3,
+    unused=_TIED,
+    defaults=_DEFAULTS3,
+    facts=_facts3,
+)
