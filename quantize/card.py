@@ -46,5 +46,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     shards: int = 1
     adapter: bool = False
     """A LoRA adapter, not a model."""
+    kind: str = "model"
+    """`model`, `adapter`, `vocabulary`, `imatrix`, `projector`, `control-vector`: only the first can be loaded alone."""
     warnings: tuple[str, ...] = ()
     """Odd but not dangerous: unknown template, missing licence, ..."""

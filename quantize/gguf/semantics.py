@@ -19,6 +19,8 @@ from lathe.quantize.gguf.vocabulary import check_vocabulary
 MAX_LAYERS = 512
 MAX_EXPERTS = 1024
 MAX_HEADS = 4096
+MAX_ARCHITECTURE = 64
+"""Characters of its name."""
 _LENGTH = 1 << 20
 _POSITIONS = 1 << 28
 
@@ -109,8 +111,8 @@ def check_embedding(header: GgufHeader, tensors: Sequence[GgufTensor]) -> None:
 
 def _check_model(header: GgufHeader) -> None:
     architecture = header.architecture
-    if not architecture:
-        raise _error(header, "key 'general.architecture' is missing or empty", "E_GGUF_MODEL")
+    if not architecture or len(architecture) > MAX_ARCHITECTURE:
+        raise _error(header, "key 'general.architecture' is missing, empty or no name", "E_GGUF_MODEL")
     if header.kind == "model":
         for name in _REQUIRED:
             if header.hyper(name) is None:
