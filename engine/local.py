@@ -15,13 +15,17 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from lathe.engine import settings as reference
 from lathe.engine.bus import Bus
+from lathe.engine.catalogue.catalogue import Catalogue
+from lathe.engine.catalogue.hashing import Hasher
+from lathe.engine.embedded import CHECKPOINT
 from lathe.engine.errors import LatheError, MissingError, UsageError
-from lathe.engine.events import Event, LogLine, SettingsChanged
+from lathe.engine.events import Event, LogLine, ModelsChanged, SettingsChanged, WorkerChanged
 from lathe.engine.generation import (
     Delta,
     Embeddings,
@@ -41,14 +45,16 @@ from lathe.engine.journal import Journal, JournalHandler, read_page
 from lathe.engine.paths import Home
 from lathe.engine.planner import MemoryPlanner
 from lathe.engine.pulse import Pulse
-from lathe.engine.registry import Registry
 from lathe.engine.release import RELEASE
 from lathe.engine.states import EngineInfo, Fit, ServerOptions, ServerState, Snapshot, WorkerState
-from lathe.engine.steps import Step
+from lathe.engine.steps import ScanStep, Step
 from lathe.engine.telemetry.sample import Sample
+from lathe.engine.telemetry.traffic import Observation
 from lathe.engine.workbench import ApiKey, Finding, LogPage, ModelDetails, SettingValue
 from lathe.engine.worker.messages import LoadOptions
 from lathe.engine.worker.pool import ModelPool
+from lathe.engine.worker.supervisor import Supervisor
+from lathe.quantize.artefact import collect_parts
 from lathe.store.database import Database
 from lathe.store.keys import KeyRing, StoredKey
 from lathe.store.models import ModelEntry
@@ -76,7 +82,9 @@ class LocalWorkbench:
         self._stop: Callable[[], None] | None = None
         self._fronts: Callable[[], int] = lambda: 0
         self._journal = Journal(home.engine_log, settings.general.log_max_mb * 1024 * 1024, self._bus.publish)
-        self._registry = Registry(home, database, self._bus.publish)
+        self._catalogue = Catalogue(database, time.time)
+        self._hasher: Hasher | None = None
+        self._held: dict[str, tuple[Supervisor, Observation]] = {}
         self._pulse = Pulse(home, settings.general.refresh_s, self._publish)
         self._pool = ModelPool(
             home.logs,
@@ -111,8 +119,12 @@ class LocalWorkbench:
     async def _start(self) -> None:
         self._handler = JournalHandler(self._journal)
         logging.getLogger("lathe").addHandler(self._handler)
-        await self._registry.start()
-        self._pulse.start(asyncio.get_running_loop(), self._roles)
+        loop = asyncio.get_running_loop()
+        self._hasher = Hasher(
+            self._database, lambda model_id: loop.call_soon_threadsafe(self._publish, ModelsChanged((model_id,)))
+        )
+        await asyncio.to_thread(self._catalogue.resolve, str(CHECKPOINT))
+        self._pulse.start(self._roles)
         await self._runner.recover()
         self._journal.write(f"engine {RELEASE} started, pid {os.getpid()}")
 
@@ -122,7 +134,8 @@ class LocalWorkbench:
             ends.callback(self._database.close)
             ends.callback(self._journal.close)
             ends.callback(logging.getLogger("lathe").removeHandler, self._handler)
-            ends.push_async_callback(self._registry.stop)
+            if self._hasher is not None:
+                ends.push_async_callback(asyncio.to_thread, self._hasher.stop)
             ends.push_async_callback(asyncio.to_thread, self._pulse.stop)
             ends.push_async_callback(self._pool.close)
             ends.push_async_callback(self._runner.close)
@@ -166,8 +179,8 @@ class LocalWorkbench:
             workers=workers,
             server=self._server_state,
             jobs=tuple(await self._runner.newest(100)),
-            traffic=self._pulse.traffic(workers),
-            sample=self._pulse.latest(),
+            traffic=self._pulse.traffic(),
+            sample=self._pulse.latest,
         )  # fmt: skip
 
     async def events(self) -> AsyncGenerator[Event, None]:
@@ -189,28 +202,37 @@ class LocalWorkbench:
     # -- catalogue -----------------------------------------------------------------------------------------------
     async def models(self) -> list[ModelEntry]:
         """Every model, by name."""
-        return await self._registry.all()
+        return await asyncio.to_thread(self._catalogue.all)
 
     async def model(self, reference: str) -> ModelDetails:
         """One model with everything known about it."""
-        details = await self._registry.details(reference)
+        details = await asyncio.to_thread(self._catalogue.details, reference)
         return msgspec.structs.replace(details, worker=self._pool.state(details.entry.name))
+
+    async def resolve(self, reference: str) -> ModelEntry:
+        """The model a reference names."""
+        return await asyncio.to_thread(self._catalogue.resolve, reference)
 
     async def estimate(self, reference: str, options: LoadOptions) -> Fit:
         """Predict the memory of a load."""
-        return await self._pool.estimate(await self._registry.resolve(reference), options)
+        return await self._pool.estimate(await self.resolve(reference), options)
 
     async def rename(self, reference: str, name: str) -> ModelEntry:
         """Give a model another name."""
-        entry = await self._registry.resolve(reference)
+        entry = await self.resolve(reference)
         self._refuse_if_loaded(entry, "renamed")
-        return await self._registry.rename(entry, name)
+        renamed = await asyncio.to_thread(self._catalogue.rename, entry.id, name)
+        self._publish(ModelsChanged((entry.id,)))
+        return renamed
 
     async def remove(self, reference: str, delete_files: bool = False, force: bool = False) -> list[str]:
         """Forget a model; returns the paths deleted."""
-        entry = await self._registry.resolve(reference)
+        entry = await self.resolve(reference)
         self._refuse_if_loaded(entry, "removed")
-        return await self._registry.remove(entry, delete_files=delete_files, force=force)
+        deleted = await asyncio.to_thread(self._catalogue.remove, entry.id, delete_files=delete_files, force=force)
+        self._journal.write(f"{entry.name} removed" + (f", {len(deleted)} paths deleted" if deleted else ""))
+        self._publish(ModelsChanged((entry.id,)))
+        return deleted
 
     def _refuse_if_loaded(self, entry: ModelEntry, what: str) -> None:
         if self._pool.state(entry.name) is not None:
@@ -219,12 +241,12 @@ class LocalWorkbench:
     # -- models in memory ----------------------------------------------------------------------------------------
     async def load(self, reference: str, options: LoadOptions | None = None, force: bool = False) -> WorkerState:
         """Bring a model into memory and wait until it is ready."""
-        entry = await self._registry.resolve(reference)
+        entry = await self.resolve(reference)
         return await self._pool.load(entry, self._filled(options), force)
 
     async def unload(self, reference: str) -> None:
         """Drain and stop the model's worker."""
-        entry = await self._registry.resolve(reference)
+        entry = await self.resolve(reference)
         if self._pool.state(entry.name) is None:
             raise MissingError(f"{entry.name} is not in memory")
         await self._pool.unload(entry.name)
@@ -232,44 +254,49 @@ class LocalWorkbench:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Stream an answer; leaving the loop cancels."""
         check(request)
-        entry = await self._registry.resolve(request.model)
+        entry = await self.resolve(request.model)
         with self._pulse.observe(entry.name, request.client) as seen:
-            async with self._pool.lease(entry) as worker, aclosing(worker.generate(request)) as deltas:
-                async for delta in deltas:
-                    seen.on_delta(delta)
-                    if seen.cancelled:
-                        return
-                    yield delta
+            async with self._pool.lease(entry, self._filled(None)) as worker:
+                self._held[seen.id] = (worker, seen)
+                try:
+                    async with aclosing(worker.generate(request, seen)) as deltas:
+                        async for delta in deltas:
+                            yield delta
+                finally:
+                    del self._held[seen.id]
 
     async def render(self, model: str, messages: list[Message], tools: str | None = None) -> RenderedPrompt:
         """Apply the model's chat template."""
-        async with self._pool.lease(await self._registry.resolve(model)) as worker:
+        async with self._pool.lease(await self.resolve(model)) as worker:
             return await worker.render(messages, tools)
 
     async def tokenize(self, model: str, text: str, special: bool = False, bos: bool = False) -> list[int]:
         """Text to token ids."""
-        async with self._pool.lease(await self._registry.resolve(model)) as worker:
+        async with self._pool.lease(await self.resolve(model)) as worker:
             return await worker.tokenize(text, special, bos)
 
     async def detokenize(self, model: str, tokens: list[int]) -> str:
         """Token ids to text."""
-        async with self._pool.lease(await self._registry.resolve(model)) as worker:
+        async with self._pool.lease(await self.resolve(model)) as worker:
             return await worker.detokenize(tokens)
 
     async def score(self, request: ScoreRequest) -> list[Score]:
         """Log-likelihood of continuations."""
-        async with self._pool.lease(await self._registry.resolve(request.model)) as worker:
+        async with self._pool.lease(await self.resolve(request.model)) as worker:
             return await worker.score(request)
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         """Texts to vectors."""
-        async with self._pool.lease(await self._registry.resolve(request.model)) as worker:
+        async with self._pool.lease(await self.resolve(request.model)) as worker:
             return await worker.embed(request)
 
     async def cancel_request(self, request_id: str) -> None:
         """Stop one running request of any front."""
-        if not self._pulse.cancel(request_id):
+        worker, seen = self._held.get(request_id, (None, None))
+        if worker is None or seen is None:
             raise MissingError(f"no request {request_id!r} is running")
+        if seen.number is not None:
+            worker.cancel(seen.number)
 
     def _filled(self, options: LoadOptions | None) -> LoadOptions | None:
         """The settings' choices where the caller made none."""
@@ -303,7 +330,7 @@ class LocalWorkbench:
     async def previous(self, step: Step) -> Job | None:
         """The newest finished job that did exactly this, if its artefacts are intact."""
         try:
-            key = await step_key(step, RELEASE, self._registry.resolve)
+            key = await step_key(step, RELEASE, self.resolve)
         except (LatheError, OSError):
             return None  # an input is missing: running the step will say so properly
         done = await StoredJobs(self._database).with_key(key)
@@ -384,12 +411,33 @@ class LocalWorkbench:
         """The engine's log, as JSON lines."""
         return await asyncio.to_thread(read_page, self._home.engine_log, after, limit)
 
+    # -- for the queue -------------------------------------------------------------------------------------------
+    async def register(self, job: Job) -> None:
+        """Enter a finished job's artefacts and figures into the catalogue."""
+        assert job.outcome is not None
+        changed = await asyncio.to_thread(self._catalogue.register, job.step, job.outcome)
+        if changed:
+            self._publish(ModelsChanged(tuple(entry.id for entry in changed)))
+        if self._hasher is not None and not (isinstance(job.step, ScanStep) and not job.step.hashes):
+            self._hasher.wake()
+
+    async def collect(self, job: Job) -> None:
+        """Remove parts that a killed job left where it wrote."""
+        output = getattr(job.step, "output", None)
+        folders = {self._home.models, *([Path(output).parent] if output else [])}
+        for folder in folders:
+            for part in await asyncio.to_thread(collect_parts, folder):
+                part.unlink(missing_ok=True)
+                self._journal.write(f"removed what {job.id} left: {part}")
+
     # -- inside --------------------------------------------------------------------------------------------------
     def _publish(self, event: Event) -> None:
         """Hand an event to the fronts; log lines of services go through the journal, which publishes them."""
         if isinstance(event, LogLine):
             self._journal.write(event.text, event.level, event.source)
         else:
+            if isinstance(event, WorkerChanged):
+                self._pulse.on_worker(event)
             self._bus.publish(event)
 
     def _roles(self) -> dict[int, str]:
@@ -412,23 +460,22 @@ class _Setting:
 
     def __init__(self, workbench: LocalWorkbench) -> None:
         self._workbench = workbench
-        self._registry = workbench._registry
 
     async def resolve(self, reference: str) -> ModelEntry:
         """The model a reference names."""
-        return await self._registry.resolve(reference)
+        return await self._workbench.resolve(reference)
 
     async def key(self, step: Step) -> str:
         """The reuse key of a step."""
-        return await step_key(step, RELEASE, self._registry.resolve)
+        return await step_key(step, RELEASE, self._workbench.resolve)
 
-    async def register(self, job: Job) -> Job:
+    async def register(self, job: Job) -> None:
         """Enter a finished job's artefacts and figures into the catalogue."""
-        return await self._registry.register(job)
+        await self._workbench.register(job)
 
     async def collect(self, job: Job) -> None:
-        """Remove parts that a killed job left."""
-        await self._registry.collect(job)
+        """Remove parts that a killed job left where it wrote."""
+        await self._workbench.collect(job)
 
     def workbench(self) -> LocalWorkbench:
         """The facade, for services."""

@@ -64,8 +64,8 @@ class Setting(Protocol):
     async def key(self, step: Step) -> str:
         """The reuse key of a step, over the contents of its inputs as they are now."""
 
-    async def register(self, job: Job) -> Job:
-        """Enter a finished job's artefacts and figures into the catalogue; the job as it stands then."""
+    async def register(self, job: Job) -> None:
+        """Enter a finished job's artefacts and figures into the catalogue."""
 
     async def collect(self, job: Job) -> None:
         """Remove parts that a killed job left."""
@@ -226,8 +226,8 @@ class JobRunner:
             await self._save(job)
             job = self._active[job.id] = msgspec.structs.replace(job, key=await self._setting.key(job.step))
             outcome = await (self._serve(kind, job) if kind.service else self._follow(job))
-            done = await self._setting.register(msgspec.structs.replace(self._active[job.id], outcome=outcome))
-            await self._finish(done, "done", outcome=done.outcome)
+            await self._setting.register(msgspec.structs.replace(self._active[job.id], outcome=outcome))
+            await self._finish(self._active[job.id], "done", outcome=outcome)
         except asyncio.CancelledError:
             await self._end_stopped(job)
         except Exception as error:  # noqa: BLE001 - the boundary of a job: its error becomes its result

@@ -82,9 +82,8 @@ class World:
     async def key(self, step: Step) -> str:
         return f"key of {kinds.name_of(step)}"
 
-    async def register(self, job: Job) -> Job:
+    async def register(self, job: Job) -> None:
         self.registered.append(job)
-        return job
 
     async def collect(self, job: Job) -> None:
         self.collected.append(job.id)

@@ -1,0 +1,99 @@
+"""`MemoryPlanner`: the estimate against what this machine has free now; the effects around `estimate`.
+
+Reads the model's header, main memory and devices, and accounts for models that are still loading (their memory is
+promised, not yet taken) and for models imagined gone (theirs comes back). Invariant: a device counts only if the
+installed llama.cpp can offload to it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import msgspec
+from lathe.engine.estimate import estimate
+from lathe.engine.states import Fit, WorkerState
+from lathe.engine.telemetry.devices import Devices
+from lathe.engine.telemetry.memory import HostMemory, read_memory
+from lathe.engine.telemetry.sample import DeviceSample
+from lathe.engine.worker.messages import LoadOptions
+from lathe.quantize.card import ModelCard
+from lathe.quantize.cards import read_card
+from lathe.store.models import ModelEntry
+
+_HOST = "cpu"
+_OFFLOADS = {
+    "nvidia": ("cuda", "vulkan"), "amd": ("hip", "vulkan"), "intel": ("sycl", "vulkan"), "apple": ("metal",)
+}  # fmt: skip
+"""Kind of device -> the ggml backends that can use it."""
+
+
+class MemoryPlanner:
+    """Called by the pool, in a thread, for every load and estimate."""
+
+    def __init__(self, devices: Devices, reserve: int) -> None:
+        self._devices = devices
+        self._reserve = reserve
+        """Bytes kept free on each device."""
+
+    def __call__(
+        self,
+        entry: ModelEntry,
+        options: LoadOptions,
+        held: tuple[WorkerState, ...],
+        gone: tuple[WorkerState, ...],
+    ) -> Fit:
+        """Predict the load of a model beside `held` and without `gone`.
+
+        Raises:
+            QuantizeError: the file must not reach native code.
+        """
+        card = _card(entry)
+        change = _change(held, gone)
+        memory = read_memory()
+        free = memory.available + change.get(_HOST, 0) - self._reserve
+        host = HostMemory(memory.total, max(0, min(free, memory.total)))
+        usable = [self._adjusted(device, change) for device in self._devices.read() if _can_offload(device)]
+        return estimate(card, options, usable, host)
+
+    def _adjusted(self, device: DeviceSample, change: dict[str, int]) -> DeviceSample:
+        if device.memory_used is None:
+            return device
+        used = max(0, device.memory_used - change.get(device.id, 0)) + self._reserve
+        return msgspec.structs.replace(device, memory_used=used)
+
+
+def _card(entry: ModelEntry) -> ModelCard:
+    if entry.path.startswith("scripted:") or entry.format == "remote":
+        return ModelCard(format=entry.format)
+    return read_card(Path(entry.path))
+
+
+def _change(held: tuple[WorkerState, ...], gone: tuple[WorkerState, ...]) -> dict[str, int]:
+    """Bytes per device that become free (or are promised: negative)."""
+    change: dict[str, int] = {}
+    for states, sign in ((gone, 1), (tuple(state for state in held if state.phase == "starting"), -1)):
+        for state in states:
+            for device, size in (state.predicted.devices if state.predicted else {}).items():
+                mapped = state.predicted.mapped if state.predicted and device == _HOST else 0
+                # Mapped weights are page cache: the kernel counts them as available while they are loaded.
+                change[device] = change.get(device, 0) + sign * max(0, size - mapped)
+    return change
+
+
+def _can_offload(device: DeviceSample) -> bool:
+    kind = device.id.rstrip("0123456789:")
+    return bool(set(_OFFLOADS.get(kind, ())) & offload_backends())
+
+
+@cache
+def offload_backends() -> frozenset[str]:
+    """GPU backends of the installed llama.cpp, told by its libraries' names: importing it here is out of bounds."""
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or spec.origin is None:
+        return frozenset()
+    library = Path(spec.origin).parent / "lib"
+    names = [path.name for path in library.glob("*ggml-*")] if library.is_dir() else []
+    known = {backend for backends in _OFFLOADS.values() for backend in backends}
+    return frozenset(backend for backend in known if any(f"ggml-{backend}" in name for name in names))
