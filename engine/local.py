@@ -23,7 +23,6 @@ from lathe.engine import settings as reference
 from lathe.engine.bus import Bus
 from lathe.engine.catalogue.catalogue import Catalogue
 from lathe.engine.catalogue.hashing import Hasher
-from lathe.engine.embedded import CHECKPOINT
 from lathe.engine.errors import LatheError, MissingError, UsageError
 from lathe.engine.events import Event, LogLine, ModelsChanged, SettingsChanged, WorkerChanged
 from lathe.engine.generation import (
@@ -123,7 +122,7 @@ class LocalWorkbench:
         self._hasher = Hasher(
             self._database, lambda model_id: loop.call_soon_threadsafe(self._publish, ModelsChanged((model_id,)))
         )
-        await asyncio.to_thread(self._catalogue.resolve, str(CHECKPOINT))
+        await asyncio.to_thread(self._catalogue.enter_embedded)
         self._pulse.start(self._roles)
         await self._runner.recover()
         self._journal.write(f"engine {RELEASE} started, pid {os.getpid()}")

@@ -15,6 +15,7 @@ import msgspec
 from lathe.engine.catalogue import register, removal
 from lathe.engine.catalogue.naming import clean
 from lathe.engine.catalogue.scan import identify
+from lathe.engine.embedded import CHECKPOINT
 from lathe.engine.errors import LatheError, MissingError, UsageError, describe
 from lathe.engine.jobs.values import Outcome
 from lathe.engine.steps import Step
@@ -48,6 +49,8 @@ class Catalogue:
         Raises MissingError with near names, UsageError where it means several, DataError and the errors of formats
         where the path holds no usable model.
         """
+        if not _is_text(reference):
+            raise self._missing(reference)
         found = self._database.read(lambda db: Models(db).find(reference))
         if len(found) == 1:
             return found[0]
@@ -58,6 +61,14 @@ class Catalogue:
         if path is not None:
             return self._adopt(path)
         raise self._missing(reference)
+
+    def enter_embedded(self) -> ModelEntry:
+        """Make sure that the model which travels with Lathe is known."""
+        known = self._database.read(lambda db: Models(db).by_path(str(CHECKPOINT)))
+        if known is not None and known.origin == "embedded":
+            return known
+        entry = msgspec.structs.replace(identify(CHECKPOINT), origin="embedded", added_at=self._now())
+        return self._database.write(lambda db: Models(db).put(entry)).result()
 
     def details(self, reference: str) -> ModelDetails:
         """One model with its header read now, its children, and what is wrong with its file if anything is."""
@@ -121,12 +132,20 @@ class Catalogue:
         return MissingError(f"no model is called {reference!r}", hint=hint)
 
 
+def _is_text(reference: str) -> bool:
+    try:
+        reference.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in reference
+
+
 def _as_path(reference: str) -> Path | None:
     """The path a reference names, if something is there or it can be nothing but a path."""
-    path = Path(reference).expanduser()
     try:
+        path = Path(reference).expanduser()
         if path.exists() or reference.startswith(("/", "./", "../", "~")):
             return path
-    except (OSError, ValueError):
+    except (OSError, RuntimeError):  # too long; the home of somebody who does not exist
         pass
     return None
