@@ -1,0 +1,140 @@
+"""What a GGUF model takes in memory under llama.cpp: weights, KV cache, compute buffers, overhead. Pure arithmetic.
+
+The formulas follow how the pinned llama.cpp lays out its buffers; tests/engine/estimate compares them with what it
+reports. All sizes are bytes. Invariant: more tokens, layers, slots or wider types never cost less.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+from lathe.engine.worker.messages import KvType, LoadOptions
+from lathe.quantize.card import ModelCard
+from lathe.quantize.types import TENSOR_TYPES
+
+MIB = 1024**2
+CELL_PAD = 256
+"""llama.cpp rounds the KV cache up to this many tokens."""
+PROCESS = 64 * MIB
+"""A worker without a model: interpreter, libraries, threads."""
+PER_WORD = 400
+"""Text, score, hash entries and merges of one vocabulary entry; 180 to 430 were measured."""
+DEVICE_CONTEXT = 512 * MIB
+"""Driver context and library workspaces of one process on one GPU."""
+_FLOAT = 4
+
+_ENCODERS = ("bert", "embedding", "t5encoder")
+_RECURRENT = ("mamba", "rwkv", "arwkv")
+_STATE = 64
+"""Values of recurrent state per channel: 16 in Mamba, 64 in RWKV, 128 in Mamba 2 with fewer channels."""
+
+
+class Shape(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's dimensions, with every guess made."""
+
+    weights: int
+    layers: int
+    embedding: int
+    hidden: int
+    """Width of the feed-forward activations of one token: of all its experts together."""
+    heads: int
+    query: int
+    """heads x head dimension."""
+    keys: int
+    values: int
+    """Per token and layer, over all KV heads; 0 where nothing of the kind is cached."""
+    vocabulary: int
+    context: int
+    words: int
+    """Bytes of the token embedding."""
+    output: int
+    """Bytes of the output matrix; 0 where it is the token embedding's."""
+    encoder: bool = False
+    recurrent: bool = False
+
+    @property
+    def layer(self) -> float:
+        """Bytes of weights in one layer, on average."""
+        return max(0, self.weights - self.words - self.output) / self.layers
+
+
+def shape_of(card: ModelCard) -> Shape | None:
+    """Read the dimensions from a card; None where too much is unknown to estimate anything."""
+    if card.format != "gguf" or not card.layers or not card.embedding_length:
+        return None
+    heads = card.heads or max(1, card.embedding_length // 128)
+    head = card.key_length or card.embedding_length // heads
+    kv_heads = card.kv_heads or heads
+    value = card.value_length or head
+    architecture = card.architecture or ""
+    recurrent = architecture.startswith(_RECURRENT)
+    encoder = any(mark in architecture for mark in _ENCODERS)
+    cached = not (recurrent or encoder)
+    # Multi-head latent attention caches one compressed row per token, which keys and values share.
+    latent = architecture.startswith("deepseek") and kv_heads == 1 and head > value
+    vocabulary = card.vocabulary or 0
+    hidden = card.feed_forward_length or 4 * card.embedding_length
+    bits = card.bits_per_weight or (8 * card.bytes / card.parameters if card.parameters else 16.0)
+    words = min(card.bytes, round(vocabulary * card.embedding_length * bits / 8))
+    return Shape(
+        weights=card.bytes,
+        layers=card.layers,
+        embedding=card.embedding_length,
+        hidden=hidden * (card.experts_used or 1),
+        heads=heads,
+        query=heads * head,
+        keys=kv_heads * head if cached else 0,
+        values=kv_heads * value if cached and not latent else 0,
+        vocabulary=vocabulary,
+        context=card.context_length or 4096,
+        words=words,
+        output=0 if _tied(card, heads * head, kv_heads * (head + value), hidden) else words,
+        encoder=encoder,
+        recurrent=recurrent,
+    )
+
+
+def _tied(card: ModelCard, query: int, cached: int, hidden: int) -> bool:
+    """Whether the parameters leave room for one vocabulary matrix only."""
+    width, vocabulary = card.embedding_length or 0, card.vocabulary or 0
+    if not card.parameters or not vocabulary:
+        return True
+    layer = width * (2 * query + cached) + 3 * width * hidden * (card.experts or 1)
+    return card.parameters - (card.layers or 0) * layer < 1.5 * vocabulary * width
+
+
+def pad(tokens: int) -> int:
+    """The size llama.cpp gives a KV cache of `tokens`."""
+    return math.ceil(tokens / CELL_PAD) * CELL_PAD
+
+
+def kv_cache(shape: Shape, tokens: int, kv_type: KvType, slots: int) -> int:
+    """The cache of all layers. Sliding windows save nothing: their layers keep all tokens, for the prefix cache."""
+    if shape.recurrent:
+        return shape.layers * slots * 2 * shape.embedding * _STATE * _FLOAT
+    kind = TENSOR_TYPES[kv_type.upper()]
+    row = sum(math.ceil(width / kind.block) * kind.bytes for width in (shape.keys, shape.values))
+    return shape.layers * pad(tokens) * row
+
+
+def compute(shape: Shape, tokens: int, options: LoadOptions) -> int:
+    """The scratch buffer: the widest moment of one micro-batch, and the logits of every slot."""
+    batch = min(512, options.batch_tokens, pad(tokens))
+    if shape.encoder:
+        batch = tokens  # an encoder reads a text in one piece
+    cells = tokens if shape.encoder else pad(tokens)
+    flash = options.flash_attention is not False
+    mask = batch * cells * (2 if flash else _FLOAT)
+    attention = mask + batch * _FLOAT * (3 * shape.embedding + 2 * shape.query + shape.keys + shape.values)
+    if not flash:
+        attention += batch * _FLOAT * cells * shape.heads
+    forward = mask + batch * _FLOAT * (3 * shape.hidden + 4 * shape.embedding)
+    logits = batch * _FLOAT * (shape.vocabulary + 2 * shape.embedding)
+    outputs = options.slots * shape.vocabulary * _FLOAT
+    return max(attention, forward, logits) + outputs
+
+
+def process(shape: Shape) -> int:
+    """What the worker takes besides the model."""
+    return PROCESS + PER_WORD * shape.vocabulary
