@@ -19,6 +19,12 @@ def is_cached(path: Path) -> bool:
     return _snapshot(path) is not None
 
 
+def is_current(path: Path) -> bool:
+    """Tell whether a path lies in no snapshot, or in the one that `main` refers to."""
+    found = _snapshot(path)
+    return found is None or _main(found[0]) in (found[1], None)
+
+
 def repository_name(path: Path) -> str | None:
     """The repository's name for a path in a snapshot, with `@revision` unless it is what `main` refers to."""
     found = _snapshot(path)
@@ -28,7 +34,7 @@ def repository_name(path: Path) -> str | None:
     match = _REPOSITORY.fullmatch(repository.name) or _LOCAL_ONLY.fullmatch(repository.name)
     assert match is not None
     name = match["name"]
-    return name if _main(repository) in (revision, None) else f"{name}@{revision[:7]}"
+    return name if is_current(path) else f"{name}@{revision[:7]}"
 
 
 def _snapshot(path: Path) -> tuple[Path, str] | None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from lathe.engine.catalogue.walk import File, Folder, Origin, Problem, is_part, printable, problem
+from lathe.engine.catalogue.walk import File, Folder, Origin, Problem, is_part, printable, problem, suffix_of
 
 Format = Literal["gguf", "safetensors", "onnx", "ggml"]
 
@@ -56,7 +56,7 @@ def recognise(folder: Folder) -> Iterator[Candidate | Problem]:
     """Yield the models of one folder."""
     by_suffix: dict[str, list[File]] = defaultdict(list)
     for file in folder.files:
-        by_suffix[file.path.suffix.lower()].append(file)
+        by_suffix[suffix_of(file.path.name)].append(file)
     yield from _gguf(by_suffix[".gguf"], folder)
     yield from _checkpoint(by_suffix, folder)
     yield from _legacy(by_suffix[".ggml"] + by_suffix[".bin"], folder)
@@ -99,7 +99,7 @@ def _checkpoint(by_suffix: dict[str, list[File]], folder: Folder) -> Iterator[Ca
 
 def _members(folder: Folder, weights: str) -> tuple[File, ...]:
     """What belongs to a folder's model: its weights and the small files that say how to use them."""
-    return tuple(file for file in folder.files if file.path.suffix.lower() == weights or is_part(file.path.name))
+    return tuple(file for file in folder.files if suffix_of(file.path.name) == weights or is_part(file.path.name))
 
 
 def _legacy(files: list[File], folder: Folder) -> Iterator[Candidate | Problem]:

@@ -69,13 +69,14 @@ def _scanned(path: Path) -> ScanResult:
 
 
 def _enter_scan(models: Models, result: ScanResult, now: float) -> list[ModelEntry]:
-    before = {entry.path: entry for entry in models.all()}
-    entries = [models.put(replace(entry, added_at=now)) for entry in result.entries]
-    changed = [entry for entry in entries if before.get(entry.path) != entry]
+    before = {entry.id: entry for entry in models.all()}
+    for entry in result.entries:
+        models.put(replace(entry, added_at=now))
     known = {entry.id for entry in models.all()}
     for ids, missing in ((result.missing, True), (result.found_again, False)):
-        changed += [models.mark_missing(model_id, missing) for model_id in ids if model_id in known]
-    return changed
+        for model_id in known.intersection(ids):
+            models.mark_missing(model_id, missing)
+    return [entry for entry in models.all() if before.get(entry.id) != entry]
 
 
 def _meant(models: Models, reference: str) -> ModelEntry | None:

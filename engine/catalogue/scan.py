@@ -104,11 +104,15 @@ def _found_in(seen: Folder | Problem) -> Iterator[Candidate | Problem]:
 
 
 def _distinct(candidates: Iterable[Candidate], known: set[str]) -> list[Candidate]:
-    """One candidate for the same bytes: the path that is known already, else the first."""
+    """One candidate for the same bytes: the path that is known already, else a current one, else the first."""
+
+    def rank(candidate: Candidate) -> tuple[bool, bool]:
+        return str(candidate.path) in known, huggingface.is_current(candidate.path)
+
     chosen: dict[tuple[int, int], Candidate] = {}
     for candidate in candidates:
         other = chosen.get(candidate.inode)
-        if other is None or (str(candidate.path) in known and str(other.path) not in known):
+        if other is None or rank(candidate) > rank(other):
             chosen[candidate.inode] = candidate
     return list(chosen.values())
 
@@ -138,7 +142,7 @@ def _entry(candidate: Candidate, card: ModelCard) -> ModelEntry:
         format=candidate.format,
         bytes=candidate.size,
         origin=origin,
-        card=msgspec.to_builtins(card),
+        card=msgspec.json.decode(msgspec.json.encode(card)),
     )
 
 

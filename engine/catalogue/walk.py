@@ -109,7 +109,13 @@ def walk(places: Sequence[Place], is_leaf: Callable[[Folder], bool]) -> Iterator
 
 def is_part(name: str) -> bool:
     """Tell what belongs to a model beside its weights; README and the like do not, so editing them changes no hash."""
-    return os.path.splitext(name)[1].lower() in _PART_SUFFIXES or name in _PART_NAMES  # noqa: PTH122 - see _list
+    return suffix_of(name) in _PART_SUFFIXES or name in _PART_NAMES
+
+
+def suffix_of(name: str) -> str:
+    """The suffix of a file's name in lower case; a Path for each of a million unrelated files would cost more."""
+    head, _, tail = name.rpartition(".")
+    return f".{tail.lower()}" if head else ""
 
 
 def list_folder(path: Path, origin: Origin = "linked") -> Folder:
@@ -145,8 +151,7 @@ def _list(path: Path, origin: Origin) -> tuple[Folder, list[Problem]]:
     problems: list[Problem] = []
     with os.scandir(path) as entries:
         for entry in entries:
-            # A Path for each of a million unrelated files would cost ten times as much.
-            is_weights = os.path.splitext(entry.name)[1].lower() in WEIGHT_SUFFIXES  # noqa: PTH122
+            is_weights = suffix_of(entry.name) in WEIGHT_SUFFIXES
             try:
                 if entry.is_dir():
                     folders.append(entry.name)
