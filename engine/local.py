@@ -36,6 +36,7 @@ from lathe.engine.generation import (
     ScoreRequest,
     check,
 )
+from lathe.engine.jobs.kinds import references
 from lathe.engine.jobs.records import StoredJobs
 from lathe.engine.jobs.reuse import intact, step_key
 from lathe.engine.jobs.runner import JobRunner
@@ -168,6 +169,7 @@ class LocalWorkbench:
     # -- observing -----------------------------------------------------------------------------------------------
     async def snapshot(self) -> Snapshot:
         """Everything a front draws, at one moment."""
+        await self._pulse.first()
         workers = self._pool.states()
         return Snapshot(
             engine=EngineInfo(
@@ -311,7 +313,9 @@ class LocalWorkbench:
 
     # -- jobs ----------------------------------------------------------------------------------------------------
     async def submit(self, step: Step, run: str | None = None) -> Job:
-        """Queue a step."""
+        """Queue a step; one that names an unknown model is refused here, not in the queue."""
+        for reference in references(step):
+            await self.resolve(reference)
         return await self._runner.submit(step, run)
 
     async def jobs(self, limit: int = 100) -> list[Job]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from lathe.engine.events import Event, SampleTaken, TrafficChanged, WorkerChanged
 from lathe.engine.paths import Home
@@ -19,6 +19,8 @@ from lathe.engine.telemetry.host import HostReader
 from lathe.engine.telemetry.sample import Sample
 from lathe.engine.telemetry.sampler import Sampler
 from lathe.engine.telemetry.traffic import Observation, TrafficMeter
+
+_FIRST_SAMPLE_S = 1.0
 
 
 class Pulse:
@@ -31,6 +33,7 @@ class Pulse:
         self._numbers = itertools.count(1)
         self._roles: Mapping[int, str] = {}
         self._find_roles: Callable[[], Mapping[int, str]] = dict
+        self._seen = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sampler = Sampler(
             HostReader(home.root), self.devices, roles=lambda: self._roles, publish=self._hand_over, period_s=period_s
@@ -51,6 +54,12 @@ class Pulse:
     def latest(self) -> Sample | None:
         """The newest sample."""
         return self._sampler.latest
+
+    async def first(self) -> None:
+        """Wait until the machine was looked at once; not longer than it usually takes."""
+        if self.latest is None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._seen.wait(), _FIRST_SAMPLE_S)
 
     def history(self, seconds: float) -> list[Sample]:
         """Samples of the last while, oldest first."""
@@ -85,6 +94,7 @@ class Pulse:
             pass  # the loop has ended; so will the sampler
 
     def _taken(self, sample: Sample) -> None:
+        self._seen.set()
         self._roles = self._find_roles()
         self._publish(SampleTaken(sample))
         self._publish(TrafficChanged(self._meter.snapshot()))
