@@ -47,6 +47,6 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     adapter: bool = False
     """A LoRA adapter, not a model."""
     kind: str = "model"
-    """`model`, `adapter`, `vocabulary`, `imatrix`, `projector`, `control-vector`: only the first can be loaded alone."""
+    """`model`, `adapter`, `vocabulary`, `imatrix`, `projector` or `control-vector`: only the first loads by itself."""
     warnings: tuple[str, ...] = ()
     """Odd but not dangerous: unknown template, missing licence, ..."""

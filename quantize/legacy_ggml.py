@@ -43,6 +43,10 @@ _FILE_TYPES = {
 }  # fmt: skip
 
 
+_QUANTIZATION_VERSION = 2
+"""The last before GGUF; programs other than llama.cpp add a thousand of it to the file type."""
+
+
 class _Layout(msgspec.Struct, frozen=True):
     """Header fields in order; `f:` marks a float that is stepped over."""
 
@@ -145,7 +149,7 @@ def _follow(file: IO[bytes], bare: LegacyGgml, layout: _Layout, sizes: dict[int,
     return msgspec.structs.replace(
         bare,
         architecture=layout.architecture,
-        file_type=_FILE_TYPES.get(numbers["file_type"] % 1000),  # the thousands are the quantization version
+        file_type=_FILE_TYPES.get(numbers["file_type"] % 1000),
         vocabulary=numbers["vocabulary"],
         context=numbers.get("context"),
         embedding=numbers["embedding"],
@@ -167,6 +171,8 @@ def _header(file: IO[bytes], layout: _Layout) -> dict[str, int]:
         and 0 < numbers["layers"] <= 512
         and 0 < numbers.get("context", 1) <= 1 << 24
         and numbers.get("residual", 0) <= 1
+        and numbers.get("rotation", 0) <= numbers["embedding"] // numbers["heads"]
+        and numbers["file_type"] // 1000 <= _QUANTIZATION_VERSION
         and numbers["file_type"] % 1000 in _FILE_TYPES
     )
     if not plausible or (layout.repeats_vocabulary and _unpack(file, "<I")[0] != numbers["vocabulary"]):
