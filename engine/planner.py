@@ -71,14 +71,25 @@ def _card(entry: ModelEntry) -> ModelCard:
 
 
 def _change(held: tuple[WorkerState, ...], gone: tuple[WorkerState, ...]) -> dict[str, int]:
-    """Bytes per device that become free (or are promised: negative)."""
+    """Bytes per device that become free (or are promised: negative).
+
+    Weights on the CPU are mapped from their file: page cache, which the kernel counts as available although a worker
+    reads all of it for every token. So those of workers that stay are taken off here, or two models that fit one by
+    one would evict each other's pages for ever.
+    """
     change: dict[str, int] = {}
-    for states, sign in ((gone, 1), (tuple(state for state in held if state.phase == "starting"), -1)):
-        for state in states:
-            for device, size in (state.predicted.devices if state.predicted else {}).items():
-                mapped = state.predicted.mapped if state.predicted and device == _HOST else 0
-                # Mapped weights are page cache: the kernel counts them as available while they are loaded.
-                change[device] = change.get(device, 0) + sign * max(0, size - mapped)
+    for state in (*held, *gone):
+        if state.predicted is None:
+            continue
+        for device, size in state.predicted.devices.items():
+            mapped = state.predicted.mapped if device == _HOST else 0
+            if state in gone:
+                effect = size - mapped
+            elif state.phase == "starting":
+                effect = -size
+            else:
+                effect = -mapped
+            change[device] = change.get(device, 0) + effect
     return change
 
 

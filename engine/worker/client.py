@@ -116,6 +116,11 @@ class WorkerClient:
         finally:
             self._close(exchange)
 
+    def cancel(self, number: int) -> None:
+        """Stop a running request by its number; its stream ends with finish `cancelled`."""
+        if number in self._exchanges:
+            self._child.post(m.Cancel(number))
+
     async def score(self, request: ScoreRequest) -> list[Score]:
         """Log-likelihood of continuations."""
         return list((await self._ask(lambda number: m.ScoreTexts(number, request), m.Scores)).scores)

@@ -214,6 +214,11 @@ class Supervisor:
             finally:
                 await stream.aclose()
 
+    def cancel(self, number: int) -> None:
+        """Stop a running request by the number its observer was told; its stream ends with finish `cancelled`."""
+        if self._client is not None:
+            self._client.cancel(number)
+
     async def score(self, request: ScoreRequest) -> list[Score]:
         """Log-likelihood of continuations."""
         return await self._twice(lambda client: client.score(request))

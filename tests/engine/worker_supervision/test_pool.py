@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from lathe.engine.errors import CrashedError, DataError, DoesNotFit, InternalError, LatheError, UnavailableError
-from lathe.engine.generation import EmbedRequest, Message, ScoreRequest
+from lathe.engine.generation import Delta, EmbedRequest, Message, ScoreRequest
 from lathe.engine.worker import client as client_module
 from lathe.engine.worker.messages import LoadOptions
 from support.waiting import until
@@ -104,6 +104,28 @@ async def test_leaving_a_stream_cancels_it_in_the_worker(tmp_path: Path) -> None
         await stream.aclose()
         await until(lambda: client.state.stats.running == 0 and client.state.stats.generated_tokens > 0)
         assert client.state.phase == "ready"
+
+
+async def test_a_request_can_be_cancelled_by_its_number(tmp_path: Path) -> None:
+    class Seen:
+        number = 0
+        deltas = 0
+
+        def placed(self, number: int) -> None:
+            self.number = number
+
+        def on_delta(self, delta: Delta) -> None:
+            self.deltas += 1
+
+    seen = Seen()
+    toy = scripted("toy", "words?tokens=3000&delay_ms=1")
+    async with pool_of(tmp_path) as (pool, _), pool.lease(toy) as client:
+        received = []
+        async for delta in client.generate(ask("toy"), seen):
+            received.append(delta)
+            client.cancel(seen.number)
+        assert received[-1].finish == "cancelled" and seen.deltas >= len(received)
+        client.cancel(seen.number)  # too late is harmless
 
 
 # -- memory ----------------------------------------------------------------------------------------------------------
