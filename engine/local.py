@@ -38,7 +38,7 @@ from lathe.engine.generation import (
 )
 from lathe.engine.jobs.kinds import references
 from lathe.engine.jobs.records import StoredJobs
-from lathe.engine.jobs.reuse import intact, step_key
+from lathe.engine.jobs.reuse import intact, step_keys
 from lathe.engine.jobs.runner import JobRunner
 from lathe.engine.jobs.values import FINAL, Job, Lane
 from lathe.engine.journal import Journal, JournalHandler, read_page
@@ -314,8 +314,8 @@ class LocalWorkbench:
     # -- jobs ----------------------------------------------------------------------------------------------------
     async def submit(self, step: Step, run: str | None = None) -> Job:
         """Queue a step; one that names an unknown model is refused here, not in the queue."""
-        for reference in references(step):
-            await self.resolve(reference)
+        for named in references(step):
+            await self.resolve(named)
         return await self._runner.submit(step, run)
 
     async def jobs(self, limit: int = 100) -> list[Job]:
@@ -333,10 +333,10 @@ class LocalWorkbench:
     async def previous(self, step: Step) -> Job | None:
         """The newest finished job that did exactly this, if its artefacts are intact."""
         try:
-            key = await step_key(step, RELEASE, self.resolve)
+            keys = await step_keys(step, RELEASE, self.resolve)
         except (LatheError, OSError):
             return None  # an input is missing: running the step will say so properly
-        done = await StoredJobs(self._database).with_key(key)
+        done = await StoredJobs(self._database).with_key(keys)
         return next((job for job in done if job.outcome and not job.outcome.exit and intact(job.outcome)), None)
 
     async def cancel(self, job_id: str, force: bool = False) -> Job:
@@ -470,7 +470,7 @@ class _Setting:
 
     async def key(self, step: Step) -> str:
         """The reuse key of a step."""
-        return await step_key(step, RELEASE, self._workbench.resolve)
+        return (await step_keys(step, RELEASE, self._workbench.resolve))[0]
 
     async def register(self, job: Job) -> None:
         """Enter a finished job's artefacts and figures into the catalogue."""

@@ -92,7 +92,8 @@ async def _run_step(
         result = StepResult(
             id=planned.id, run=tag, state="failed", exit=failure.exit, failure=failure, seconds=time.monotonic() - began
         )
-    emit("step.finished", {"step": planned.id, **msgspec.to_builtins(result)})
+    fields = msgspec.to_builtins(result)
+    emit("step.finished", {"step": fields.pop("id"), "kind": fields.pop("run"), **fields})
     return result
 
 
@@ -106,7 +107,7 @@ async def _do(
             emit("step.reused", {"step": planned.id, "job": previous.id})
             return previous, True
     job = await workbench.submit(step, run)
-    emit("step.started", {"step": planned.id, "run_kind": name_of(step), "job": job.id, "title": job.title})
+    emit("step.started", {"step": planned.id, "kind": name_of(step), "job": job.id, "title": job.title})
     try:
         async with asyncio.timeout(planned.timeout_s):
             return await workbench.wait(job.id), False

@@ -49,10 +49,11 @@ class StoredJobs:
         """Drop ended jobs."""
         return await self._write(lambda jobs: jobs.clear_finished())
 
-    async def with_key(self, key: str, limit: int = 500) -> list[Job]:
-        """Finished jobs with this reuse key, newest first, among the last `limit`."""
+    async def with_key(self, keys: tuple[str, ...], limit: int = 500) -> list[Job]:
+        """Finished jobs with one of these reuse keys, newest first, among the last `limit`."""
         records = await self._read(lambda jobs: jobs.newest(limit, ("done",)))
-        return [job for job in map(_job, (record for record in records if key in record.body)) if job.key == key]
+        likely = (record for record in records if any(key in record.body for key in keys))
+        return [job for job in map(_job, likely) if job.key in keys]
 
     async def _read(self, work: Callable[[Jobs], Result]) -> Result:
         return await asyncio.to_thread(self._database.read, lambda db: work(Jobs(db)))

@@ -1,11 +1,12 @@
 """When is a finished job's result still the result: the key of a step over the contents of its inputs.
 
-Invariant: equal keys mean equal release, step parameters and input bytes (by sha256 where known, else by identity of
-path, size and time of change).
+Invariant: equal keys mean equal release, step parameters and input bytes: by sha256, and, since a model may not be hashed
+yet, also by identity (path, size, time of change).
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -21,18 +22,22 @@ FILE_FIELDS = ("text", "imatrix", "file", "base_file")
 """Fields of steps that name input files other than models."""
 
 
-async def step_key(step: Step, release: str, resolve: Callable[[str], Awaitable[ModelEntry]]) -> str:
-    """Hash everything the step's result depends on."""
-    inputs: dict[str, str] = {}
-    for reference in references(step):
-        entry = await resolve(reference)
-        inputs[reference] = entry.sha256 or entry.id
+async def step_keys(step: Step, release: str, resolve: Callable[[str], Awaitable[ModelEntry]]) -> tuple[str, ...]:
+    """Hash everything the step's result depends on: with models by sha256 if all are hashed, then by identity."""
+    models = {reference: await resolve(reference) for reference in references(step)}
+    files: dict[str, str] = {}
     for field in FILE_FIELDS:
         name = getattr(step, field, None)
         if isinstance(name, str) and name:
-            inputs[name] = file_sha256(Path(name))
-    document = msgspec.json.encode([release, step, inputs], order="deterministic")
-    return hashlib.sha256(document).hexdigest()
+            files[name] = await asyncio.to_thread(file_sha256, Path(name))
+    by_identity = {reference: entry.id for reference, entry in models.items()}
+    by_content = {reference: entry.sha256 for reference, entry in models.items()}
+    ways = (by_content, by_identity) if all(by_content.values()) else (by_identity,)
+    return tuple(_digest([release, step, files, way]) for way in ways)
+
+
+def _digest(document: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(document, order="deterministic")).hexdigest()
 
 
 def intact(outcome: Outcome) -> bool:

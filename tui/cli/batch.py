@@ -67,7 +67,7 @@ async def _preview(plan: Plan, workbench: Workbench, resume: bool, jsonl: bool) 
 def _narrate(event: str, fields: dict[str, Any]) -> None:
     match event:
         case "step.started":
-            say(f"{fields['step']}: {fields['run_kind']} {fields['title']} ({fields['job']})")
+            say(f"{fields['step']}: {fields['kind']} {fields['title']} ({fields['job']})")
         case "step.reused":
             say(f"{fields['step']}: done before by {fields['job']}")
         case "step.skipped":
