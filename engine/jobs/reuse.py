@@ -1,6 +1,6 @@
 """When is a finished job's result still the result: the key of a step over the contents of its inputs.
 
-Invariant: equal keys mean equal release, step parameters and input bytes: by sha256, and, since a model may not be hashed
+Invariant: equal keys mean equal release, step parameters and input bytes: by sha256, and, as a model may not be hashed
 yet, also by identity (path, size, time of change).
 """
 
