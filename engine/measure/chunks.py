@@ -126,26 +126,25 @@ def run(context: LlamaContext, chunks: Chunks, start: int = 0) -> Iterator[Block
     batch = Batch(chunks.batch_tokens)
     step = chunks.batch_tokens if chunks.sequences == 1 else chunks.n_ctx
     for chunk in range(start, chunks.n_chunks, chunks.sequences):
-        together = min(chunks.sequences, chunks.n_chunks - chunk)
+        together = range(chunk, min(chunk + chunks.sequences, chunks.n_chunks))
         context.clear()
         for position in range(0, chunks.n_ctx, step):
-            targets = _fill(batch, chunks, chunk, together, position, min(position + step, chunks.n_ctx))
+            positions = np.arange(position, min(position + step, chunks.n_ctx))
+            scored = (positions >= chunks.first) & (positions < chunks.n_ctx - 1)
+            fill(batch, chunks, together, positions, scored)
             context.decode(batch)
-            if len(targets):
-                ended = position + step >= chunks.n_ctx
-                yield Block(chunk, chunk + together * ended, targets, context.logits(len(targets)))
+            if scored.any():
+                targets = np.concatenate([chunks.tokens[at * chunks.n_ctx + 1 + positions[scored]] for at in together])
+                done = together.stop if positions[-1] == chunks.n_ctx - 1 else chunk
+                yield Block(chunk, done, targets, context.logits(len(targets)))
 
 
-def _fill(batch: Batch, chunks: Chunks, chunk: int, together: int, start: int, stop: int) -> Tokens:
-    """Put positions [start, stop) of `together` chunks into the batch; returns what follows each scored one."""
+def fill(
+    batch: Batch, chunks: Chunks, which: range, positions: npt.NDArray[np.int64], outputs: npt.NDArray[np.bool_]
+) -> None:
+    """Put the given positions of some chunks into a batch, one sequence each."""
     batch.clear()
-    positions = np.arange(start, stop)
-    wanted = (positions >= chunks.first) & (positions < chunks.n_ctx - 1)
-    targets = []
-    for sequence in range(together):
-        at = (chunk + sequence) * chunks.n_ctx
-        where = batch.extend(chunks.tokens[at + start : at + stop], start, sequence, wanted)
-        if start == 0 and chunks.bos is not None:
+    for sequence, chunk in enumerate(which):
+        where = batch.extend(chunks.tokens[chunk * chunks.n_ctx + positions], int(positions[0]), sequence, outputs)
+        if positions[0] == 0 and chunks.bos is not None:
             batch.token[where.start] = chunks.bos
-        targets.append(chunks.tokens[at + 1 + positions[wanted]])
-    return np.concatenate(targets)
