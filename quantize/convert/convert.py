@@ -26,15 +26,15 @@ from lathe.quantize.convert.registry import family_of
 from lathe.quantize.convert.rope import rope_facts
 from lathe.quantize.convert.shapes import check_shapes
 from lathe.quantize.convert.vocabulary.choose import draft_vocabulary, settle
-from lathe.quantize.convert.writer import Metadata, TensorType, file_bytes, text, u32, write_gguf
+from lathe.quantize.convert.writer import Encoding, Metadata, file_bytes, text, u32, write_gguf
 from lathe.quantize.errors import CheckpointError
+from lathe.quantize.gguf.header import read_header
 from lathe.quantize.progress import Report, silent
 from lathe.quantize.safetensors import Array
+from lathe.quantize.types import FILE_TYPES
 
 OutType = Literal["auto", "f32", "f16", "bf16", "q8_0"]
 
-_FILE_TYPES = {TensorType.F32: 0, TensorType.F16: 1, TensorType.Q8_0: 7, TensorType.BF16: 32}
-"""`general.file_type`."""
 _QUANTIZATION_VERSION = 2
 
 
@@ -68,7 +68,7 @@ def convert_checkpoint(
     checkpoint = read_checkpoint(source)
     family = family_of(checkpoint)
     hparams = Hparams(checkpoint.config, family.defaults)
-    kind = guess_outtype(checkpoint.tensors) if outtype == "auto" else TensorType[outtype.upper()]
+    kind = guess_outtype(checkpoint.tensors) if outtype == "auto" else Encoding[outtype.upper()]
     plan = plan_tensors(family, hparams, checkpoint.tensors, kind)
     draft = draft_vocabulary(checkpoint, hparams)
     metadata = _metadata(checkpoint, family, hparams, plan, kind) | draft.vocabulary.metadata()
@@ -84,6 +84,7 @@ def convert_checkpoint(
         open_weights(checkpoint) as weights,
     ):
         write_gguf(part, metadata, entries, _pieces(plan, weights, hparams, force, report or silent, faults))
+        read_header(part)
     return ConversionReport(
         output=output,
         architecture=family.arch,
@@ -99,7 +100,7 @@ def convert_checkpoint(
 
 
 def _metadata(
-    checkpoint: Checkpoint, family: Family, hparams: Hparams, plan: Sequence[PlannedTensor], kind: TensorType
+    checkpoint: Checkpoint, family: Family, hparams: Hparams, plan: Sequence[PlannedTensor], kind: Encoding
 ) -> Metadata:
     facts = {key: value for key, value in shared_facts(hparams).items() if key not in family.silent}
     facts |= {key: value for key, value in rope_facts(hparams).items() if key not in family.silent}
@@ -108,7 +109,7 @@ def _metadata(
         {"general.architecture": text(family.arch)}
         | describe(checkpoint, _parameters(plan))
         | {f"{family.arch}.{key}": value for key, value in facts.items()}
-        | {"general.file_type": u32(_FILE_TYPES[kind]), "general.quantization_version": u32(_QUANTIZATION_VERSION)}
+        | {"general.file_type": u32(FILE_TYPES[kind].id), "general.quantization_version": u32(_QUANTIZATION_VERSION)}
     )
 
 
@@ -151,7 +152,7 @@ def _pieces(
         for piece, dtype in _stored(tensor, weights, hparams):
             bad += count_not_finite(piece, dtype)
             encoded = encode(piece, dtype, entry.type)
-            if entry.type is TensorType.F16 and dtype != "F16":
+            if entry.type is Encoding.F16 and dtype != "F16":
                 bad += count_not_finite(encoded, "F16")
             yield index, encoded
             done += encoded.nbytes

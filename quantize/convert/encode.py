@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from lathe.quantize.convert.writer import TensorType
+from lathe.quantize.convert.writer import Encoding
 from lathe.quantize.safetensors import Array
 
 PIECE_ELEMENTS = 1 << 20
@@ -38,24 +38,21 @@ def to_float32(piece: Array, dtype: str) -> Floats:
     return piece.astype(np.float32, copy=False)
 
 
-def encode(piece: Array, dtype: str, target: TensorType) -> Array:
+def encode(piece: Array, dtype: str, target: Encoding) -> Array:
     """Turn stored values of a safetensors type into the bytes of a GGUF type."""
-    if (target, dtype) in _SAME_BITS:
+    if target == dtype:
         return np.ascontiguousarray(piece)
     values = to_float32(piece, dtype)
     match target:
-        case TensorType.F32:
+        case Encoding.F32:
             return np.ascontiguousarray(values)
-        case TensorType.F16:
+        case Encoding.F16:
             with np.errstate(over="ignore"):
                 return np.ascontiguousarray(values).astype(np.float16)
-        case TensorType.BF16:
+        case Encoding.BF16:
             return to_bfloat16(values)
-        case TensorType.Q8_0:
+        case Encoding.Q8_0:
             return to_q8_0(values)
-
-
-_SAME_BITS = {(TensorType.F32, "F32"), (TensorType.F16, "F16"), (TensorType.BF16, "BF16")}
 
 
 def to_bfloat16(values: Floats) -> npt.NDArray[np.uint16]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 from lathe.quantize.checkpoint import Checkpoint
-from lathe.quantize.convert.writer import Metadata, Value, ValueType, array, f32, text, u32
+from lathe.quantize.convert.writer import Metadata, Value, array, f32, text, u32
+from lathe.quantize.gguf.types import ValueType
 
 MAX_CARD_BYTES = 4 << 20
 _SAMPLING: dict[str, tuple[Any, tuple[str, ...]]] = {

@@ -17,7 +17,7 @@ import numpy as np
 from lathe.quantize.convert.encode import Q8_BLOCK, Floats
 from lathe.quantize.convert.family import Family, Rule
 from lathe.quantize.convert.hparams import Hparams
-from lathe.quantize.convert.writer import TensorEntry, TensorType
+from lathe.quantize.convert.writer import Encoding, TensorEntry
 from lathe.quantize.errors import CheckpointError
 from lathe.quantize.safetensors import TensorInfo
 
@@ -44,7 +44,7 @@ class PlannedTensor:
 
 
 def plan_tensors(
-    family: Family, hparams: Hparams, tensors: Mapping[str, TensorInfo], outtype: TensorType
+    family: Family, hparams: Hparams, tensors: Mapping[str, TensorInfo], outtype: Encoding
 ) -> list[PlannedTensor]:
     """Place every tensor of a checkpoint; computed tensors come first, then the checkpoint's order."""
     plan = [
@@ -80,12 +80,12 @@ def _embedding_from_head(plan: list[PlannedTensor], hparams: Hparams) -> list[Pl
     ]
 
 
-def guess_outtype(tensors: Mapping[str, TensorInfo]) -> TensorType:
+def guess_outtype(tensors: Mapping[str, TensorInfo]) -> Encoding:
     """Keep the precision of the checkpoint's first 16-bit matrix; F16 when there is none."""
     for info in tensors.values():
         if len(info.shape) >= 2 and info.dtype in ("BF16", "F16"):
-            return TensorType[info.dtype]
-    return TensorType.F16
+            return Encoding[info.dtype]
+    return Encoding.F16
 
 
 class _Finder:
@@ -130,13 +130,13 @@ def _viewed_shape(info: TensorInfo, rule: Rule, hparams: Hparams) -> tuple[int, 
         raise CheckpointError(f"tensor {info.name!r} has the wrong shape {list(info.shape)}: {error}") from error
 
 
-def _entry(name: str, shape: tuple[int, ...], outtype: TensorType) -> TensorEntry:
+def _entry(name: str, shape: tuple[int, ...], outtype: Encoding) -> TensorEntry:
     kind = outtype
     if len(shape) <= 1 or _ALWAYS_F32.fullmatch(name):
-        kind = TensorType.F32
-    elif outtype is TensorType.Q8_0 and shape[-1] % Q8_BLOCK:
-        kind = TensorType.F16
-    return TensorEntry(name, shape, kind, kind.nbytes(math.prod(shape)))
+        kind = Encoding.F32
+    elif outtype is Encoding.Q8_0 and shape[-1] % Q8_BLOCK:
+        kind = Encoding.F16
+    return TensorEntry(name, shape, kind)
 
 
 def _require_whole_layers(names: Sequence[str], layers: int) -> None:

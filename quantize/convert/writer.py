@@ -8,34 +8,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from enum import IntEnum
+from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
 import msgspec
 from lathe.quantize.errors import QuantizeError
+from lathe.quantize.gguf.types import DEFAULT_ALIGNMENT, MAGIC, ValueType
 from lathe.quantize.safetensors import Array
+from lathe.quantize.types import TENSOR_TYPES
 
-ALIGNMENT = 32
 VERSION = 3
-
-
-class ValueType(IntEnum):
-    """GGUF's metadata types."""
-
-    UINT8 = 0
-    INT8 = 1
-    UINT16 = 2
-    INT16 = 3
-    UINT32 = 4
-    INT32 = 5
-    FLOAT32 = 6
-    BOOL = 7
-    STRING = 8
-    ARRAY = 9
-    UINT64 = 10
-    INT64 = 11
-    FLOAT64 = 12
 
 
 _PACKING = {
@@ -89,23 +72,17 @@ def array(items: ValueType, data: Sequence[Any] | bytes) -> Value:
     return Value(ValueType.ARRAY, data, items)
 
 
-class TensorType(IntEnum):
-    """The ggml types a conversion writes."""
+class Encoding(StrEnum):
+    """The tensor types that a conversion writes; the values are their names."""
 
-    F32 = 0
-    F16 = 1
-    Q8_0 = 8
-    BF16 = 30
+    F32 = "F32"
+    F16 = "F16"
+    BF16 = "BF16"
+    Q8_0 = "Q8_0"
 
-    def nbytes(self, elements: int) -> int:
-        """Size of `elements` values (whole blocks of 32 for Q8_0)."""
-        match self:
-            case TensorType.F32:
-                return elements * 4
-            case TensorType.Q8_0:
-                return elements // 32 * 34
-            case TensorType.F16 | TensorType.BF16:
-                return elements * 2
+    def nbytes(self, shape: tuple[int, ...]) -> int:
+        """Size of a tensor; `shape` is numpy's order."""
+        return TENSOR_TYPES[self].size(shape[::-1])
 
 
 class TensorEntry(msgspec.Struct, frozen=True):
@@ -113,13 +90,16 @@ class TensorEntry(msgspec.Struct, frozen=True):
 
     name: str
     shape: tuple[int, ...]
-    type: TensorType
-    nbytes: int
+    type: Encoding
+
+    @property
+    def nbytes(self) -> int:
+        return self.type.nbytes(self.shape)
 
 
 def padded(size: int) -> int:
     """Round up to the alignment."""
-    return -(-size // ALIGNMENT) * ALIGNMENT
+    return -(-size // DEFAULT_ALIGNMENT) * DEFAULT_ALIGNMENT
 
 
 def file_bytes(metadata: Mapping[str, Value], tensors: Sequence[TensorEntry]) -> int:
@@ -129,7 +109,7 @@ def file_bytes(metadata: Mapping[str, Value], tensors: Sequence[TensorEntry]) ->
 
 def header_bytes(metadata: Mapping[str, Value], tensors: Sequence[TensorEntry]) -> bytes:
     """Pack everything before the tensor data, without its padding."""
-    header = bytearray(b"GGUF")
+    header = bytearray(MAGIC)
     header += struct.pack("<IQQ", VERSION, len(tensors), len(metadata))
     for key, value in metadata.items():
         header += _string(key) + struct.pack("<I", value.type)
@@ -142,7 +122,7 @@ def header_bytes(metadata: Mapping[str, Value], tensors: Sequence[TensorEntry]) 
     for entry in tensors:
         header += _string(entry.name) + struct.pack("<I", len(entry.shape))
         header += struct.pack(f"<{len(entry.shape)}Q", *reversed(entry.shape))
-        header += struct.pack("<IQ", entry.type, offset)
+        header += struct.pack("<IQ", TENSOR_TYPES[entry.type].id, offset)
         offset += padded(entry.nbytes)
     return bytes(header)
 

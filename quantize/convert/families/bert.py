@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from lathe.quantize.convert.family import Family, Rule
 from lathe.quantize.convert.hparams import Hparams
-from lathe.quantize.convert.writer import Metadata, ValueType, array, flag, u32
+from lathe.quantize.convert.writer import Metadata, array, flag, u32
 from lathe.quantize.errors import UnsupportedError
+from lathe.quantize.gguf.types import ValueType
 from lathe.quantize.safetensors import Array
 
 _RANK = 4

@@ -24,6 +24,7 @@ from lathe.quantize.convert.vocabulary.unigram import unigram
 from lathe.quantize.convert.vocabulary.wordpiece import wordpiece
 from lathe.quantize.convert.writer import Metadata, flag, u32, write_gguf
 from lathe.quantize.errors import UnsupportedError
+from lathe.quantize.gguf.header import read_header
 
 MAX_MARKED = 64
 """Control tokens that are tried inside a text."""
@@ -92,6 +93,7 @@ def _compared(vocabulary: Vocabulary, settings: list[Setting], original: Path, m
     with tempfile.TemporaryDirectory(prefix="lathe-vocabulary-") as folder:
         gguf = Path(folder) / "vocabulary.gguf"
         write_gguf(gguf, metadata | vocabulary.metadata(), [], [])
+        read_header(gguf)  # llama.cpp aborts on what this refuses
         return conform(gguf, original, overrides, _marked(vocabulary), ties=vocabulary.model == "t5")
 
 
@@ -99,12 +101,12 @@ def _surrounded_alike(vocabulary: Vocabulary, around: Difference | None) -> Voca
     """Correct which tokens are added around a text; llama.cpp adds some unless it is told not to."""
     if around is None or vocabulary.model == "bert":  # whose tokens are always added
         return vocabulary
-    specials = vocabulary.specials
-    wanted = {
-        "bos": around.original[:1] == [specials.ids.get("bos")],
-        "eos": around.original[-1:] == [specials.ids.get("eos")],
-    }
-    specials = msgspec.structs.replace(specials, add=specials.add | wanted)
+    add, ids = dict(vocabulary.specials.add), vocabulary.specials.ids
+    converted = around.converted or []
+    for role, end in (("bos", slice(0, 1)), ("eos", slice(-1, None))):
+        if around.original[end] != converted[end]:
+            add[role] = around.original[end] == [ids.get(role)]
+    specials = msgspec.structs.replace(vocabulary.specials, add=add)
     return msgspec.structs.replace(vocabulary, specials=specials)
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from enum import IntEnum
 
 import msgspec
-from lathe.quantize.convert.writer import Metadata, Value, ValueType, array, flag, text, u32
+from lathe.quantize.convert.writer import Metadata, Value, array, flag, text, u32
 from lathe.quantize.errors import CheckpointError
+from lathe.quantize.gguf.types import ValueType
 
 MAX_TOKENS = 2_000_000
 MAX_TOKEN_BYTES = 4096

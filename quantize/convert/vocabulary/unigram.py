@@ -10,8 +10,9 @@ from lathe.quantize.checkpoint import Checkpoint
 from lathe.quantize.convert.vocabulary.model import TokenType, Vocabulary
 from lathe.quantize.convert.vocabulary.source import TokenizerSource, padded_tokens
 from lathe.quantize.convert.vocabulary.specials import read_specials
-from lathe.quantize.convert.writer import Value, ValueType, array, flag
+from lathe.quantize.convert.writer import Value, array, flag
 from lathe.quantize.errors import CheckpointError
+from lathe.quantize.gguf.types import ValueType
 
 _PADDING = -10_000.0
 
