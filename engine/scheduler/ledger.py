@@ -1,0 +1,272 @@
+"""The books of a unified KV cache: who covers which cells, what is free, what can be let go.
+
+Running requests hold a native sequence each; what they have computed is published in a radix tree per realm, from
+which later requests of the same realm borrow. Everything that must happen in the real cache is written down as an
+effect, in order. Invariants: `used` never exceeds `capacity` as long as callers `reserve` before they `compute`; no
+realm borrows from another; a cell of a running request is never evicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import msgspec
+from lathe.engine.scheduler.radix import Node, RadixTree
+
+Realm = Hashable
+"""Requests of one realm may share cells: same principal, same adapters."""
+
+
+class Share(msgspec.Struct, frozen=True):
+    """Let `target` cover positions [start, end) of `source` as well."""
+
+    source: int
+    target: int
+    start: int
+    end: int
+
+
+class Drop(msgspec.Struct, frozen=True):
+    """Take positions from `start` to `end` (None: all that follow) from a sequence."""
+
+    sequence: int
+    start: int = 0
+    end: int | None = None
+
+
+Effect = Share | Drop
+
+
+class Hold:
+    """A running request's place in the cache."""
+
+    __slots__ = ("computed", "node", "published", "realm", "sequence")
+
+    def __init__(self, realm: Realm, sequence: int, node: Node) -> None:
+        self.realm = realm
+        self.sequence = sequence
+        self.node = node
+        self.published: int = node.end
+        """How many tokens of it are in the tree."""
+        self.computed: int = node.end
+        """How many of its tokens have cells."""
+
+
+class Ledger:
+    """Cells, native sequences and the prefixes they hold."""
+
+    def __init__(self, capacity: int, sequences: int, *, share: bool = True, evict_at_least: int = 64) -> None:
+        """Start with an empty cache.
+
+        Args:
+            capacity: cells.
+            sequences: native sequences, numbered from 0; at least as many as requests run at once.
+            share: whether prefixes may be shared; recurrent states cannot be cut.
+            evict_at_least: tokens taken off a long leaf at a time, so that a full cache is not searched for every one.
+        """
+        self.capacity = capacity
+        self.effects: list[Effect] = []
+        """To be carried out before the next batch, in order; whoever does takes them."""
+        self._share = share
+        self._evict_at_least = evict_at_least
+        self._free = list(range(sequences - 1, -1, -1))
+        self._trees: dict[Realm, RadixTree] = {}
+        self._private = 0
+        """Computed cells of running requests that are not in a tree."""
+        self._clock = 0
+
+    # -- what is there -------------------------------------------------------------------------------------------
+    @property
+    def used(self) -> int:
+        """Cells that hold something."""
+        return self._private + self.cached
+
+    @property
+    def cached(self) -> int:
+        """Tokens in all trees, borrowed or not."""
+        return sum(tree.size for tree in self._trees.values())
+
+    @property
+    def nodes(self) -> int:
+        """Runs of tokens in all trees."""
+        return sum(1 for tree in self._trees.values() for _ in tree.nodes())
+
+    def known(self, realm: Realm, tokens: list[int], limit: int) -> int:
+        """How many of the first `limit` tokens could be borrowed."""
+        tree = self._trees.get(realm)
+        return 0 if tree is None or not self._share else tree.match(tokens, limit)[1]
+
+    def room_for(self, realm: Realm, tokens: list[int], limit: int) -> tuple[int, int]:
+        """What a new request would find.
+
+        Returns:
+            How many of its first `limit` tokens it could borrow, and how many cells could be had for the others:
+            free ones and those of prefixes that neither a running request nor this one covers.
+        """
+        known, available = 0, self.capacity - self.used
+        for of, tree in self._trees.items():
+            covered: set[Node] = set()
+            for node in tree.nodes():
+                if node.pins:
+                    covered.update(_path(node))
+            partly = 0
+            if of == realm and self._share:
+                node, known = tree.match(tokens, limit)
+                if node not in covered and node.parent is not None:
+                    partly = known - node.start
+                    covered.update(_path(node.parent))
+            available += sum(len(node.tokens) for node in tree.nodes() if node not in covered) - partly
+        return known, available
+
+    # -- holds ---------------------------------------------------------------------------------------------------
+    def open(self, realm: Realm, tokens: list[int], limit: int) -> Hold:
+        """Begin a request: borrow what is known of its first `limit` tokens."""
+        tree = self._trees.setdefault(realm, RadixTree())
+        tree.users += 1
+        node = tree.reach(tree.root, tokens, limit) if self._share else tree.root
+        node.pins += 1  # before a sequence is taken, which may evict
+        sequence = self._take()
+        if node.parent is not None:
+            self.effects.append(Share(tree.lender(node), sequence, 0, node.end))
+            node.holders.add(sequence)
+            self._touch(node)
+        return Hold(realm, sequence, node)
+
+    def compute(self, hold: Hold, count: int) -> None:
+        """Note that the next `count` tokens of a request now have cells."""
+        hold.computed += count
+        self._private += count
+
+    def rewind(self, hold: Hold, computed: int) -> None:
+        """Give back the cells of unpublished tokens from `computed` on."""
+        assert hold.published <= computed <= hold.computed
+        if computed < hold.computed:
+            self.effects.append(Drop(hold.sequence, computed))
+            self._private -= hold.computed - computed
+            hold.computed = computed
+
+    def undo(self, hold: Hold) -> None:
+        """Clear what a batch that failed midway may have left behind the computed tokens."""
+        self.effects.append(Drop(hold.sequence, hold.computed))
+
+    def publish(self, hold: Hold, tokens: list[int]) -> None:
+        """Offer everything computed so far to others of the realm."""
+        if not self._share or hold.computed == hold.published:
+            return
+        tree = self._trees[hold.realm]
+        before, start, end = hold.node, hold.published, hold.computed
+        reached = tree.reach(before, tokens, end)
+        if reached.end > start:
+            # Someone computed the same tokens meanwhile: cover those cells instead of our own copies.
+            self.effects.append(Drop(hold.sequence, start, reached.end))
+            self.effects.append(Share(tree.lender(reached), hold.sequence, start, reached.end))
+        node = tree.grow(reached, tokens, end, hold.sequence, self._clock)
+        self._private -= end - start
+        hold.published = end
+        if node is not before:
+            node.holders.add(hold.sequence)
+            node.pins += 1
+            hold.node = node
+            self._leave(tree, before, hold.sequence)
+        self._touch(node)
+
+    def close(self, hold: Hold, tokens: list[int]) -> None:
+        """End a request; its tokens stay for others of the realm until their cells are needed."""
+        tree = self._trees[hold.realm]
+        tree.users -= 1
+        if not self._share:
+            self._private -= hold.computed
+            self._release(hold.sequence)
+        else:
+            self.publish(hold, tokens)
+            node = hold.node
+            if node.parent is not None and not node.children and len(node.holders) == 1:
+                node.pins -= 1  # its sequence stays and holds the leaf for the cache
+            else:
+                self._leave(tree, node, hold.sequence)
+                self._release(hold.sequence)
+        self._discard_if_empty(hold.realm)
+
+    def forget(self, realm: Realm) -> None:
+        """Let go of everything of a realm that no running request uses."""
+        tree = self._trees.pop(realm, None)
+        if tree is not None:
+            assert not tree.users
+            for node in tree.nodes():
+                for sequence in node.holders:
+                    self._release(sequence)
+
+    # -- room ----------------------------------------------------------------------------------------------------
+    def reserve(self, cells: int) -> bool:
+        """Make room for `cells` more, by evicting what was used longest ago; False when that is not enough."""
+        while self.capacity - self.used < cells:
+            oldest = self._oldest_leaf()
+            if oldest is None:
+                return False
+            self._evict(*oldest, cells - (self.capacity - self.used))
+        return True
+
+    def _take(self) -> int:
+        """A free native sequence; those of the cache make way for a running request."""
+        while not self._free:
+            oldest = self._oldest_leaf()
+            assert oldest is not None, "more requests run than there are native sequences"
+            realm, leaf = oldest
+            self._evict(realm, leaf, len(leaf.tokens))
+        return self._free.pop()
+
+    def _oldest_leaf(self) -> tuple[Realm, Node] | None:
+        found: tuple[Realm, Node] | None = None
+        for realm, tree in self._trees.items():
+            for node in tree.nodes():
+                if not node.children and not node.pins and (found is None or node.used_at < found[1].used_at):
+                    found = realm, node
+        return found
+
+    def _evict(self, realm: Realm, leaf: Node, cells: int) -> None:
+        """Free about `cells` cells of an unpinned leaf, from its end."""
+        tree = self._trees[realm]
+        keep = len(leaf.tokens) - max(cells, self._evict_at_least)
+        if keep > 0:
+            tree.trim(leaf, keep)
+            self.effects.extend(Drop(sequence, leaf.end) for sequence in leaf.holders)
+            return
+        parent = tree.remove(leaf)
+        for sequence in leaf.holders:
+            if parent.parent is not None and not parent.children and not parent.holders:
+                self.effects.append(Drop(sequence, parent.end))  # the parent is a leaf now and needs a holder
+                parent.holders.add(sequence)
+            else:
+                self._release(sequence)
+        tree.tidy(parent)
+        self._discard_if_empty(realm)
+
+    def _discard_if_empty(self, realm: Realm) -> None:
+        tree = self._trees[realm]
+        if not tree.users and not tree.size:
+            del self._trees[realm]
+
+    @staticmethod
+    def _leave(tree: RadixTree, node: Node, sequence: int) -> None:
+        """A running sequence no longer ends in `node`, which others end in or below."""
+        node.holders.discard(sequence)
+        node.pins -= 1
+        tree.tidy(node)
+
+    def _release(self, sequence: int) -> None:
+        self.effects.append(Drop(sequence))
+        self._free.append(sequence)
+
+    def _touch(self, node: Node) -> None:
+        self._clock += 1
+        for above in _path(node):
+            above.used_at = self._clock
+
+
+def _path(node: Node) -> list[Node]:
+    """The node and all above it."""
+    path = [node]
+    while node.parent is not None:
+        node = node.parent
+        path.append(node)
+    return path
