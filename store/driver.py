@@ -132,7 +132,7 @@ def load_vectors(connection: Connection) -> None:
     load_extension(connection, Path(sqlite_vec.loadable_path()).resolve())
 
 
-_HINT_CORRUPT = "keep the file; `recover_copy` saves what can still be read into a new one"
+HOW_TO_RECOVER = "save what can be read: python -m lathe.store.recovery DAMAGED.db COPY.db"
 _CORRUPT = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT", "SQLITE_SCHEMA", "SQLITE_MISMATCH", "SQLITE_TOOBIG")
 
 
@@ -143,7 +143,7 @@ def explain(error: Exception, path: Path) -> StoreError:
     name: str = getattr(error, "sqlite_errorname", None) or ""
     text = "".join(character if character.isprintable() else "?" for character in str(error))
     if name.startswith(_CORRUPT) or isinstance(error, UnicodeError) or "decode to UTF-8" in text:
-        return StoreCorrupt(f"{path} is damaged or is not a store: {text}", hint=_HINT_CORRUPT)
+        return StoreCorrupt(f"{path} is damaged or is not a store: {text}", hint=HOW_TO_RECOVER)
     if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _no_room(path)):
         return StoreFull(f"no room left to write {path}", hint="free disk space; nothing of this write was kept")
     if name.startswith("SQLITE_READONLY"):
@@ -152,7 +152,7 @@ def explain(error: Exception, path: Path) -> StoreError:
         return StoreLocked(f"{path} is in use by another program: {text}", hint="close it there and try again")
     if name.startswith("SQLITE_CANTOPEN"):
         return StoreError(f"{path} cannot be opened: {text}", hint="check the path and the permissions")
-    return StoreError(f"{path}: {text}", hint="" if isinstance(error, sqlite3.ProgrammingError) else _HINT_CORRUPT)
+    return StoreError(f"{path}: {text}")
 
 
 def _no_room(path: Path) -> bool:

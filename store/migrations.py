@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lathe.store import driver
+from lathe.store.driver import HOW_TO_RECOVER
 from lathe.store.errors import StoreCorrupt, StoreError, StoreTooNew
 from lathe.store.files import discard, publish
 from sqlite_utils import Database as Connection
@@ -59,10 +60,12 @@ def inspect(db: Connection, schema: Schema, path: Path) -> list[str]:
             hint="update Lathe; the file was left as it is",
         )
     if applied != known[:version]:
-        raise StoreCorrupt(f"{path} says schema {version} but lists {len(applied)} migrations")
+        raise StoreCorrupt(f"{path} says schema {version} but lists {len(applied)} migrations", hint=HOW_TO_RECOVER)
     for table, columns in _expected(schema, version).items():
         if _columns(db, table) != columns:
-            raise StoreCorrupt(f"table {table} of {path} does not have the columns of schema {version}")
+            raise StoreCorrupt(
+                f"table {table} of {path} does not have the columns of schema {version}", hint=HOW_TO_RECOVER
+            )
     return known[version:]
 
 

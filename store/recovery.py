@@ -1,10 +1,12 @@
 """What is left of a damaged store: every row that can still be read, in a new and sound file.
 
+`python -m lathe.store.recovery DAMAGED.db COPY.db` does it from a shell, when nothing else starts any more.
 Invariant: the damaged file is opened for reading only, and the copy appears under its name only when it is whole.
 """
 
 from __future__ import annotations
 
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,3 +103,23 @@ def _readable_rows(damaged: driver.Connection, table: str, columns: str) -> Iter
             jump = max(1, 2 * jump)
         else:
             return
+
+
+def main(arguments: list[str]) -> int:
+    """Recover from the command line."""
+    if len(arguments) != 2:
+        sys.stderr.write("usage: python -m lathe.store.recovery DAMAGED.db COPY.db\n")
+        return 2
+    try:
+        recovery = recover_copy(Path(arguments[0]), Path(arguments[1]))
+    except StoreError as error:
+        sys.stderr.write(f"{error.message}" + (f" ({error.hint})" if error.hint else "") + "\n")
+        return 65
+    for table, saved in recovery.saved.items():
+        lost = f"{recovery.refused[table]} refused, {recovery.gaps[table]} gaps"
+        sys.stdout.write(f"{table:<12} {saved:>7} rows saved, {lost}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 import msgspec
+from lathe.store.driver import HOW_TO_RECOVER
 from lathe.store.errors import StoreCorrupt, StoreError
 
 Value = TypeVar("Value")
@@ -32,9 +33,7 @@ def from_row(kind: type[Value], row: Mapping[str, Any], table: str, nested: Coll
         return msgspec.convert(fields, kind, strict=False)
     except (msgspec.MsgspecError, LookupError, TypeError, ValueError) as error:
         key = next(iter(fields.values()), "?")
-        raise StoreCorrupt(
-            f"row {key!r} of table {table} is damaged: {error}", hint="`recover_copy` saves what can still be read"
-        ) from error
+        raise StoreCorrupt(f"row {key!r} of table {table} is damaged: {error}", hint=HOW_TO_RECOVER) from error
 
 
 def to_json(value: object) -> str:

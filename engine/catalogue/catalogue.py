@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from lathe.engine.catalogue import register, removal
 from lathe.engine.catalogue.naming import clean
-from lathe.engine.catalogue.scan import identify
+from lathe.engine.catalogue.scan import current_id, identify
 from lathe.engine.embedded import CHECKPOINT
 from lathe.engine.errors import LatheError, MissingError, UsageError, describe
 from lathe.engine.jobs.values import Outcome
@@ -65,21 +65,24 @@ class Catalogue:
     def enter_embedded(self) -> ModelEntry:
         """Make sure that the model which travels with Lathe is known."""
         known = self._database.read(lambda db: Models(db).by_path(str(CHECKPOINT)))
-        if known is not None and known.origin == "embedded":
+        if known is not None and known.origin == "embedded" and current_id(known) == known.id:
             return known
         entry = msgspec.structs.replace(identify(CHECKPOINT), origin="embedded", added_at=self._now())
         return self._database.write(lambda db: Models(db).put(entry)).result()
 
     def details(self, reference: str) -> ModelDetails:
-        """One model with its header read now, its children, and what is wrong with its file if anything is."""
+        """One model with its header, its children, and what is wrong with its file if anything is."""
         entry = self.resolve(reference)
         children = tuple(self._database.read(lambda db: Models(db).children(entry.id)))
+        card = msgspec.convert(entry.card, ModelCard) if entry.card else None
+        problem = None
         try:
-            card = read_card(Path(entry.path))
-            return ModelDetails(entry=entry, card=card, children=children)
+            if entry.format != "remote" and (current_id(entry) != entry.id or card is None):
+                card = read_card(Path(entry.path))
         except (QuantizeError, LatheError, OSError) as error:
-            card = msgspec.convert(entry.card, ModelCard) if entry.card else ModelCard(format=entry.format)
-            return ModelDetails(entry=entry, card=card, children=children, problem=describe(error))
+            problem = describe(error)
+        card = card or ModelCard(format=entry.format)
+        return ModelDetails(entry=entry, card=card, children=children, problem=problem)
 
     def rename(self, reference: str, name: str) -> ModelEntry:
         """Give a model another name; raises UsageError where the name is taken or no name."""

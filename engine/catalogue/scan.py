@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -40,7 +40,8 @@ class ScanResult(msgspec.Struct, frozen=True, kw_only=True):
 def scan(places: Sequence[Place], known: Sequence[ModelEntry] = (), report: Report = silent) -> ScanResult:
     """Look for models in some places, and whether the known ones are still there.
 
-    `report` counts folders while walking, then models while headers are read.
+    Headers of untouched known files are not read again (a large vocabulary takes 0.4 s); a release whose cards say
+    more empties the recorded ones in a migration. `report` counts folders, then models while headers are read.
     """
     candidates: list[Candidate] = []
     problems: list[Problem] = []
@@ -52,10 +53,11 @@ def scan(places: Sequence[Place], known: Sequence[ModelEntry] = (), report: Repo
         for found in _found_in(seen):
             (candidates if isinstance(found, Candidate) else problems).append(found)  # type: ignore[arg-type]
     candidates = _distinct(candidates, {entry.path for entry in known})
+    untouched = {entry.id: entry for entry in known if entry.card}
     entries: list[ModelEntry] = []
     for number, candidate in enumerate(candidates):
         report("reading headers", number, len(candidates), "model")
-        entry = _describe(candidate)
+        entry = _describe(candidate, untouched)
         (entries if isinstance(entry, ModelEntry) else problems).append(entry)  # type: ignore[arg-type]
     report("reading headers", len(candidates), len(candidates), "model")
     local = [(entry, _exists(entry)) for entry in known if entry.format != "remote"]
@@ -117,11 +119,11 @@ def _distinct(candidates: Iterable[Candidate], known: set[str]) -> list[Candidat
     return list(chosen.values())
 
 
-def _describe(candidate: Candidate) -> ModelEntry | Problem:
+def _describe(candidate: Candidate, untouched: Mapping[str, ModelEntry]) -> ModelEntry | Problem:
     where = printable(candidate.path)
     try:
-        str(candidate.path).encode()
-        card = read_card(candidate.path)
+        known = untouched.get(model_id(str(candidate.path), candidate.size, candidate.mtime_ns))
+        card = msgspec.convert(known.card, ModelCard) if known else read_card(candidate.path)
     except UnicodeEncodeError:
         return Problem(where, "E_NAME", "the name is not UTF-8: rename it")
     except Exception as error:  # noqa: BLE001 - one file's trouble becomes a row, it does not end the scan

@@ -109,6 +109,23 @@ def test_a_cancelled_write_never_happens(database: Database) -> None:
     assert database.write(count).result() == 0
 
 
+def test_a_full_queue_makes_the_next_writer_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lathe.store.database.BACKLOG", 2)
+    release = threading.Event()
+    with Database.open(tmp_path / "lathe.db") as database:
+        blocking = database.write(lambda db: release.wait(30))
+        futures: list[Future[int]] = []
+        submitting = threading.Thread(target=lambda: futures.extend(database.write(insert(str(n))) for n in range(9)))
+        submitting.start()
+        submitting.join(0.05)
+        assert submitting.is_alive()
+        assert database.read(count) == 0, "readers go on meanwhile"
+        release.set()
+        submitting.join(30)
+        assert [future.result() for future in futures] == list(range(1, 10))
+        assert blocking.result() is True
+
+
 def test_close_finishes_what_was_queued(tmp_path: Path) -> None:
     database = Database.open(tmp_path / "lathe.db")
     futures = [database.write(insert("queued")) for _ in range(100)]

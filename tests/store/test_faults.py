@@ -148,6 +148,19 @@ def test_recovery_of_a_sound_file_loses_nothing(tmp_path: Path, sound: bytes) ->
             assert before.read(rows) == after.read(rows)
 
 
+def test_recovery_from_a_shell(tmp_path: Path, sound: bytes) -> None:
+    (tmp_path / "lathe.db").write_bytes(sound)
+    assert "python -m lathe.store.recovery" in driver.HOW_TO_RECOVER
+    command = [sys.executable, "-m", "lathe.store.recovery", str(tmp_path / "lathe.db"), str(tmp_path / "copy.db")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{ROWS} rows saved, 0 refused, 0 gaps" in done.stdout.splitlines()[0]
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert again.returncode == 65
+    assert "exists" in again.stderr
+    assert subprocess.run(command[:4], capture_output=True, timeout=60).returncode == 2
+
+
 def test_recovery_only_raises_store_errors(tmp_path: Path, sound: bytes) -> None:
     chance = random.Random(16)
     recovered = 0

@@ -112,7 +112,34 @@ def test_details_say_what_is_wrong_with_the_file(catalogue: Catalogue, tmp_path:
     assert details.card.architecture == "llama"
     assert details.problem.code.startswith("E_GGUF")
     path.unlink()
-    assert catalogue.details("a").problem.code == "E_INPUT_MISSING"
+    assert catalogue.details("a").problem.code == "E_NOT_FOUND"
+
+
+def test_the_header_of_an_untouched_file_is_not_read_again(
+    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = enter(catalogue, gguf(tmp_path / "a.gguf"))
+    enter(catalogue, gguf(tmp_path / "b.gguf", "b"), card={})
+
+    def reading(path: Path) -> None:
+        raise AssertionError(f"{path} was read")
+
+    monkeypatch.setattr("lathe.engine.catalogue.catalogue.read_card", reading)
+    monkeypatch.setattr("lathe.engine.catalogue.scan.read_card", reading)
+    assert catalogue.details("a").card.name == "tiny"
+    assert scan([Place(tmp_path)], [entry]).entries == (entry,)
+    with pytest.raises(AssertionError, match=r"b\.gguf was read"):
+        catalogue.details("b")
+
+
+def test_the_embedded_model_is_entered_once_and_follows_an_upgrade(catalogue: Catalogue) -> None:
+    entry = catalogue.enter_embedded()
+    assert (entry.name, entry.origin, entry.format) == ("stdlib-4m", "embedded", "safetensors")
+    assert catalogue.enter_embedded() == entry == catalogue.resolve("stdlib-4m")
+    older = replace(entry, id="000000000000", card={})
+    catalogue._database.write(lambda db: (Models(db).remove(entry.id), Models(db).put(older))).result()
+    assert catalogue.enter_embedded() == entry
+    assert len(catalogue.all()) == 1
 
 
 def test_renaming_and_tagging(catalogue: Catalogue, tmp_path: Path) -> None:
