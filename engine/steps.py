@@ -90,6 +90,45 @@ class PerplexityStep(_Step, frozen=True, kw_only=True, tag="perplexity"):
     gpu_layers: int | None = None
 
 
+class KldStep(_Step, frozen=True, kw_only=True, tag="kld"):
+    """Divergence of a model's predictions from a base model's, with llama-perplexity's statistics."""
+
+    model: str
+    base: str | None = None
+    """The reference, usually the same model at full precision; both step through the text together."""
+    base_file: str | None = None
+    """In place of `base`: log-probabilities written by llama-perplexity or by `save_base`."""
+    save_base: str | None = None
+    """Path: also write the base's log-probabilities for later, in llama-perplexity's format."""
+    text: str | None = None
+    """Path; None: the held-out docstrings shipped with the embedded model."""
+    context: Positive = 512
+    chunks: Annotated[int, Meta(ge=-1)] = -1
+    threads: Count = 0
+    gpu_layers: int | None = None
+    force: bool = False
+    """Replace an existing `save_base`."""
+
+
+class ImatrixStep(_Step, frozen=True, kw_only=True, tag="imatrix"):
+    """Importance matrix of a model on a text, as llama-imatrix collects it."""
+
+    model: str
+    text: str
+    """Path of the calibration text."""
+    context: Positive = 512
+    chunks: Annotated[int, Meta(ge=-1)] = -1
+    process_output: bool = False
+    """Collect for the output matrix, too."""
+    merge: tuple[str, ...] = ()
+    """Matrices of the same model to add."""
+    threads: Count = 0
+    gpu_layers: int | None = None
+    output: str | None = None
+    name: str | None = None
+    force: bool = False
+
+
 class BenchStep(_Step, frozen=True, kw_only=True, tag="bench"):
     """Prompt and generation speed with llama-bench's rows."""
 
@@ -136,4 +175,7 @@ class GenerateStep(_Step, frozen=True, kw_only=True, tag="generate"):
     """Path of the JSON lines written; None: only in the job's result."""
 
 
-Step = ScanStep | VerifyStep | ConvertStep | QuantizeStep | PerplexityStep | BenchStep | ServeStep | GenerateStep
+Step = (
+    ScanStep | VerifyStep | ConvertStep | QuantizeStep | PerplexityStep | KldStep | ImatrixStep | BenchStep | ServeStep
+    | GenerateStep
+)  # fmt: skip

@@ -37,6 +37,8 @@ KINDS: dict[type, Kind] = {
     steps.ConvertStep: Kind(target="convert:run"),
     steps.QuantizeStep: Kind(target="quantize:run"),
     steps.PerplexityStep: Kind(target="perplexity:run"),
+    steps.KldStep: Kind(target="kld:run"),
+    steps.ImatrixStep: Kind(target="imatrix:run"),
     steps.BenchStep: Kind(target="bench:run"),
     steps.ServeStep: Kind(target="serve:run", service=True),
     steps.GenerateStep: Kind(target="generate:run", service=True),

@@ -25,9 +25,9 @@ _TYPE_TAIL = re.compile(
 )
 
 
-def output_path(context: JobContext, given: str | None, name: str) -> Path:
-    """The path asked for, else `<home>/models/<name>.gguf`; a folder gets the file put into it."""
-    file = f"{_NOT_IN_FILES.sub('-', name).strip('-.') or 'model'}.gguf"
+def output_path(context: JobContext, given: str | None, name: str, suffix: str = ".gguf") -> Path:
+    """The path asked for, else `<home>/models/<name><suffix>`; a folder gets the file put into it."""
+    file = f"{_NOT_IN_FILES.sub('-', name).strip('-.') or 'model'}{suffix}"
     if given is None:
         folder = Home(Path(context.spec.home)).models
         folder.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ class Artefact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     name: str
     path: str
-    format: Literal["gguf", "safetensors", "onnx", "ggml", "json", "text", "imatrix"]
+    format: Literal["gguf", "safetensors", "onnx", "ggml", "json", "text", "imatrix", "logits"]
     bytes: int
     sha256: str | None = None
     parent: str | None = None

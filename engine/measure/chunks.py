@@ -83,6 +83,10 @@ class Chunks(msgspec.Struct, frozen=True, kw_only=True):
             kv_type_v=kv_type,
         )
 
+    def limited(self, n_chunks: int) -> Chunks:
+        """The first chunks of these."""
+        return msgspec.structs.replace(self, n_chunks=min(n_chunks, self.n_chunks))
+
     def scored(self) -> Tokens:
         """Every token that is scored, n_chunks x rows."""
         cut = self.tokens[: self.n_chunks * self.n_ctx].reshape(self.n_chunks, self.n_ctx)

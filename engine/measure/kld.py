@@ -18,7 +18,7 @@ from lathe.engine.errors import DataError
 from lathe.engine.measure import chunks as chunked
 from lathe.engine.measure.base_file import BaseFile, BaseWriter
 from lathe.engine.measure.chunks import Block, Chunks
-from lathe.engine.measure.logprobs import Floats, Slicer, log_normalizer, log_softmax
+from lathe.engine.measure.logprobs import Doubles, Floats, Slicer, log_normalizer
 from lathe.engine.native.llama import LlamaContext, physical_cores
 
 Rows = npt.NDArray[np.float32]
@@ -99,18 +99,18 @@ def measure(
     return np.concatenate(parts)
 
 
-Reference = Callable[[slice], Floats]
-"""From a slice of a block's rows to the base's log-probabilities."""
+Reference = Callable[[slice], tuple[Floats, Doubles]]
+"""From a slice of rows to the base's logits, and what to subtract from each row for log-probabilities."""
 
 
 def _together(
     base: LlamaContext | BaseFile, context: LlamaContext, chunks: Chunks, start: int
 ) -> Iterator[tuple[Block, Reference, Floats | None]]:
-    """Blocks of the model with the base's log-probabilities, and its logits where it is there itself."""
+    """Blocks of the model, the base's side of them, and its logits where it is there itself."""
     blocks = chunked.run(context, chunks, start)
     if isinstance(base, LlamaContext):
         for block, other in zip(blocks, chunked.run(base, chunks, start), strict=True):
-            yield block, partial(log_softmax, other.logits), other.logits
+            yield block, partial(_live, other.logits), other.logits
         return
     done = start * chunks.rows
     for block in blocks:
@@ -118,27 +118,34 @@ def _together(
         done += len(block.targets)
 
 
-def _stored(base: BaseFile, done: int, piece: slice) -> Floats:
-    return base.log_probabilities(done + piece.start, done + piece.stop)
+def _live(logits: Floats, piece: slice) -> tuple[Floats, Doubles]:
+    part = logits[piece]
+    return part, log_normalizer(part, np.empty_like(part))
+
+
+def _stored(base: BaseFile, done: int, piece: slice) -> tuple[Floats, Doubles]:
+    log_probabilities = base.log_probabilities(done + piece.start, done + piece.stop)
+    return log_probabilities, np.zeros(len(log_probabilities))
 
 
 def _compare(block: Block, reference: Reference, floor: float, rows: Rows, piece: slice) -> None:
-    """Fill the rows of one slice."""
+    """Fill the rows of one slice; base tokens of a log-probability up to `floor` count as impossible."""
     logits = block.logits[piece]
     scratch = np.empty_like(logits)
     normalizer = log_normalizer(logits, scratch)
-    log_base = reference(piece)
+    base, base_normalizer = reference(piece)
     at = np.arange(len(logits)), block.targets[piece]
     rows[piece, _NLL] = normalizer - logits[at]
-    rows[piece, _BASE] = -log_base[at]
-    rows[piece, _SAME] = logits.argmax(axis=1) == log_base.argmax(axis=1)
-    np.subtract(log_base, logits, out=scratch)
-    if floor > -math.inf:
-        log_base[log_base <= floor] = -np.inf
-    probabilities = np.exp(log_base, out=log_base)
-    # sum p (log p - log q), with the normalizer of q taken out of the sum
-    spread = np.einsum("ij,ij->i", probabilities, scratch)
-    rows[piece, _KLD] = spread + normalizer * probabilities.sum(axis=1)
+    rows[piece, _BASE] = base_normalizer - base[at]
+    rows[piece, _SAME] = logits.argmax(axis=1) == base.argmax(axis=1)
+    probabilities = np.subtract(base, base_normalizer[:, None].astype(np.float32))
+    impossible = probabilities <= floor
+    np.exp(probabilities, out=probabilities)
+    probabilities[impossible] = 0
+    # sum p (log p - log q): the difference of logits first, so that nothing large cancels in single precision
+    spread = np.einsum("ij,ij->i", probabilities, np.subtract(base, logits, out=scratch))
+    whole = 1.0 if floor == -math.inf else probabilities.sum(axis=1)
+    rows[piece, _KLD] = spread - (base_normalizer - normalizer) * whole
 
 
 def statistics(rows: Rows) -> Divergence:

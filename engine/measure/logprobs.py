@@ -55,14 +55,6 @@ def log_normalizer(logits: Floats, scratch: Floats) -> Doubles:
     return normalizer
 
 
-def log_softmax(logits: Floats, piece: slice) -> Floats:
-    """Log-probabilities of a slice of rows."""
-    part = logits[piece]
-    result = np.empty_like(part)
-    normalizer = log_normalizer(part, result)
-    return np.subtract(part, normalizer[:, None].astype(np.float32), out=result)
-
-
 def negative_log_likelihood(logits: Floats, targets: npt.NDArray[np.int32], slicer: Slicer) -> Doubles:
     """Minus the natural-log probability of each row's target."""
     rows, width = logits.shape

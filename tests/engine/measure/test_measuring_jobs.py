@@ -8,10 +8,18 @@ import msgspec
 import pytest
 from lathe.engine.embedded import CHECKPOINT
 from lathe.engine.errors import UnavailableError, UsageError
-from lathe.engine.jobs import bench, convert, perplexity, quantize
+from lathe.engine.jobs import bench, convert, imatrix, kld, perplexity, quantize
 from lathe.engine.jobs.outputs import output_path, variant_name
 from lathe.engine.measure.bench_formats import render
-from lathe.engine.steps import BenchStep, ConvertStep, PerplexityStep, QuantizeStep, VerifyStep
+from lathe.engine.steps import (
+    BenchStep,
+    ConvertStep,
+    ImatrixStep,
+    KldStep,
+    PerplexityStep,
+    QuantizeStep,
+    VerifyStep,
+)
 from lathe.quantize.artefact import file_sha256
 from lathe.quantize.errors import OutputError
 from lathe.quantize.gguf.header import read_header
@@ -128,6 +136,56 @@ def test_bench_rows_travel_in_the_outcome(home: Path, embedded_gguf: Path) -> No
     assert outcome.figures["tokens_per_s"] == outcome.rows[1]["avg_ts"]
     assert outcome.figures["prompt_tokens_per_s"] == outcome.rows[0]["avg_ts"]
     assert "pp16" in render(list(outcome.rows), "md")
+
+
+def test_kld_compares_two_models_and_keeps_the_base_for_later(
+    home: Path, tmp_path: Path, embedded_gguf: Path, text: Path
+) -> None:
+    base = entry(embedded_gguf)
+    made = QuantizeStep(model=base.name, type="Q8_0", threads=1)
+    small = entry(Path(quantize.run(made, RecordingContext(made, home, base)).artefacts[0].path))
+    stored = tmp_path / "base.bin"
+    step = KldStep(
+        model=small.name, base=base.name, text=str(text), context=64, chunks=20, threads=1, save_base=str(stored)
+    )
+    live = kld.run(step, RecordingContext(step, home, base, small))
+    assert live.artefacts[0].path == str(stored)
+    assert 0 < live.figures["mean_kld"] < 0.01
+    assert 0.9 < live.figures["same_top_p"] <= 1
+    assert live.figures["tokens"] == 20 * 31
+    step = KldStep(model=small.name, base_file=str(stored), threads=1)
+    replayed = kld.run(step, RecordingContext(step, home, small))
+    assert replayed.figures["mean_kld"] == pytest.approx(live.figures["mean_kld"], rel=0.05)
+    assert {row["percentile"] for row in replayed.rows} >= {99.9, 50.0}
+
+
+def test_kld_says_what_is_missing(home: Path, embedded_gguf: Path) -> None:
+    model = entry(embedded_gguf)
+    for fields in ({}, {"base": model.name, "base_file": "x"}, {"base_file": "x", "save_base": "y"}):
+        step = KldStep(model=model.name, **fields)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="kld"):
+            kld.run(step, RecordingContext(step, home, model))
+
+
+def test_an_importance_matrix_serves_the_quantizer(home: Path, tmp_path: Path, embedded_gguf: Path, text: Path) -> None:
+    model = entry(embedded_gguf, sha256="cd" * 32)
+    step = ImatrixStep(model=model.name, text=str(text), context=64, chunks=4, threads=1)
+    outcome = imatrix.run(step, RecordingContext(step, home, model))
+    (made,) = outcome.artefacts
+    assert Path(made.path).name == "stdlib-4m-IMATRIX.gguf"
+    assert made.recipe["source_sha256"] == "cd" * 32
+    assert (outcome.figures["tensors"], outcome.figures["chunks"]) == (28, 4)
+    assert {row["tensor"] for row in outcome.rows} >= {"blk.0.ffn_up.weight"}
+    again = ImatrixStep(
+        model=model.name, text=str(text), context=64, chunks=2, threads=1, merge=(made.path,), name="both"
+    )
+    merged = imatrix.run(again, RecordingContext(again, home, model))
+    assert merged.figures["chunks"] == 6
+    small = QuantizeStep(model=model.name, type="IQ2_XXS", imatrix=merged.artefacts[0].path, threads=1)
+    quantized = quantize.run(small, RecordingContext(small, home, model))
+    header = read_header(Path(quantized.artefacts[0].path))
+    assert header.text("lathe.imatrix_sha256") == merged.artefacts[0].sha256
+    assert header.text("quantize.imatrix.file") == "both.gguf"
 
 
 @pytest.mark.parametrize(
