@@ -33,6 +33,7 @@ BACKLOG = 1024
 """Writes that may wait; the next caller blocks until there is room, so nothing is lost or reordered."""
 IDLE_READERS = 4
 """Connections kept between reads; more readers at once open more."""
+READS_END_MS = 60_000
 PROGRESS_STEPS = 20_000
 """Virtual machine instructions between two looks at whether the store was closed: under a millisecond."""
 JOURNAL_LIMIT = 64 * 1024 * 1024
@@ -240,6 +241,8 @@ def _set_journal(connection: Connection) -> None:
     else:
         connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("PRAGMA synchronous = EXTRA")
+        # Without WAL a commit waits for running reads, which are ours and end.
+        connection.execute(f"PRAGMA busy_timeout = {READS_END_MS:d}")
     connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_LIMIT:d}")
     # Only macOS knows the difference: there fsync alone leaves data in the drive's cache.
     connection.execute("PRAGMA fullfsync = ON")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
-from lathe.store.errors import StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreReadOnly
+from lathe.store.errors import HOW_TO_RECOVER, StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreReadOnly
 
 if TYPE_CHECKING:
     import sqlite3
@@ -132,7 +132,6 @@ def load_vectors(connection: Connection) -> None:
     load_extension(connection, Path(sqlite_vec.loadable_path()).resolve())
 
 
-HOW_TO_RECOVER = "save what can be read: python -m lathe.store.recovery DAMAGED.db COPY.db"
 _CORRUPT = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT", "SQLITE_SCHEMA", "SQLITE_MISMATCH", "SQLITE_TOOBIG")
 
 

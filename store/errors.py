@@ -11,6 +11,8 @@ StoreError
 
 from __future__ import annotations
 
+HOW_TO_RECOVER = "save what can be read: python -m lathe.store.recovery DAMAGED.db COPY.db"
+
 
 class StoreError(Exception):
     """Base of everything this floor raises on purpose."""

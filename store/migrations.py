@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lathe.store import driver
-from lathe.store.driver import HOW_TO_RECOVER
-from lathe.store.errors import StoreCorrupt, StoreError, StoreTooNew
+from lathe.store.errors import HOW_TO_RECOVER, StoreCorrupt, StoreError, StoreTooNew
 from lathe.store.files import discard, publish
 from sqlite_utils import Database as Connection
 from sqlite_utils import Migrations

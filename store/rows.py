@@ -9,8 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 import msgspec
-from lathe.store.driver import HOW_TO_RECOVER
-from lathe.store.errors import StoreCorrupt, StoreError
+from lathe.store.errors import HOW_TO_RECOVER, StoreCorrupt, StoreError
 
 Value = TypeVar("Value")
 

@@ -19,6 +19,8 @@ _BLOB = re.compile(r"sha256-[0-9a-f]{64}", re.ASCII)
 _MODEL_LAYER = "application/vnd.ollama.image.model"
 _MANIFEST_LIMIT = 1 << 20
 _MAX_MANIFESTS = 10_000
+_LEVELS = 3
+"""Host, namespace and model are folders, the tag is the file."""
 _HOST, _NAMESPACE = "registry.ollama.ai", "library"
 
 
@@ -42,7 +44,7 @@ def read_store(root: Path) -> Iterator[Candidate | Problem]:
         if number == _MAX_MANIFESTS:
             yield Problem(printable(root), "E_SCAN_LIMIT", f"stopped after {_MAX_MANIFESTS:,} manifests")
             return
-        yield _read(root, manifest)
+        yield manifest if isinstance(manifest, Problem) else _read(root, manifest)
 
 
 def is_blob(path: Path) -> bool:
@@ -60,20 +62,19 @@ def blob_path(root: Path, digest: str) -> Path | None:
     return path if path.resolve().parent == blobs else None
 
 
-def _manifests(folder: Path) -> Iterator[Path]:
+def _manifests(folder: Path, level: int = 0) -> Iterator[Path | Problem]:
     """Manifest files, four levels down, in order of name; links to folders are not followed."""
-    level = [folder]
-    for _ in range(3):
-        level = [child for parent in level for child in _children(parent) if child.is_dir() and not child.is_symlink()]
-    for parent in level:
-        yield from (child for child in _children(parent) if not child.is_dir())
-
-
-def _children(folder: Path) -> list[Path]:
     try:
-        return sorted(folder.iterdir())
-    except OSError:
-        return []
+        children = sorted(folder.iterdir())
+    except OSError as error:
+        yield problem(folder, error)
+        return
+    for child in children:
+        is_folder = child.is_dir() and not child.is_symlink()
+        if level == _LEVELS:
+            yield from [] if is_folder else [child]
+        elif is_folder:
+            yield from _manifests(child, level + 1)
 
 
 def _read(root: Path, path: Path) -> Candidate | Problem:

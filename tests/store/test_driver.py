@@ -22,7 +22,7 @@ def test_sqlite_utils_and_we_use_one_sqlite() -> None:
 
 def test_capabilities_say_what_this_sqlite_can_do() -> None:
     capabilities = driver.capabilities()
-    assert capabilities.driver == ("pysqlite3" if "pysqlite3" in sys.modules else "sqlite3")
+    assert capabilities.driver == ("pysqlite3" if sys.modules.get("pysqlite3") else "sqlite3")
     connection = driver.sqlite3.connect(":memory:")
     assert hasattr(connection, "enable_load_extension") == capabilities.extensions
     if capabilities.fts5:

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from lathe.store import driver
 from lathe.store.database import Database
-from lathe.store.errors import StoreCorrupt, StoreError, StoreFull, StoreReadOnly
+from lathe.store.errors import HOW_TO_RECOVER, StoreCorrupt, StoreError, StoreFull, StoreReadOnly
 from lathe.store.hashes import Hashes, HashRecord
 from lathe.store.jobs import JobRecord, Jobs
 from lathe.store.models import Models
@@ -150,7 +150,7 @@ def test_recovery_of_a_sound_file_loses_nothing(tmp_path: Path, sound: bytes) ->
 
 def test_recovery_from_a_shell(tmp_path: Path, sound: bytes) -> None:
     (tmp_path / "lathe.db").write_bytes(sound)
-    assert "python -m lathe.store.recovery" in driver.HOW_TO_RECOVER
+    assert "python -m lathe.store.recovery" in HOW_TO_RECOVER
     command = [sys.executable, "-m", "lathe.store.recovery", str(tmp_path / "lathe.db"), str(tmp_path / "copy.db")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,28 @@ def test_a_manifest_with_several_models_or_a_missing_blob_is_a_problem(tmp_path:
     candidates, problems = read(tmp_path)
     assert candidates == []
     assert [problem.code for problem in problems] == ["E_NOT_FOUND", "E_OLLAMA"]
+
+
+def test_odd_things_among_the_manifests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest(tmp_path, "h/n/m/good", blob(tmp_path))
+    (tmp_path / "manifests" / "file").touch()
+    (tmp_path / "manifests" / "h" / "n" / "m" / "too" / "deep").mkdir(parents=True)
+    os.mkfifo(tmp_path / "manifests" / "h" / "n" / "m" / "pipe")
+    closed = tmp_path / "manifests" / "closed"
+    closed.mkdir()
+    iterdir = Path.iterdir
+
+    def refusing(path: Path):
+        if path == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refusing)
+    (candidate,), problems = read(tmp_path)
+    assert candidate.name == "h/n/m:good"
+    assert [(Path(problem.path).name, problem.code) for problem in problems] == [
+        ("closed", "E_PERMISSION"), ("pipe", "E_IO"),
+    ]  # fmt: skip
 
 
 def test_links_in_a_store_lead_nowhere(tmp_path: Path) -> None:
