@@ -163,7 +163,10 @@ def _stale(part: Path, name: re.Match[str]) -> bool:
     finally:
         os.close(handle)
     try:
-        started = psutil.Process(int(name["pid"])).create_time()
+        writer = psutil.Process(int(name["pid"]))
+        if writer.status() == psutil.STATUS_ZOMBIE:
+            return True
+        started = writer.create_time()
     except (psutil.NoSuchProcess, OverflowError):
         return True
     except psutil.Error:
