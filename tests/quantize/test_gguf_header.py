@@ -29,6 +29,8 @@ from support.gguf_writer import (
     u32,
 )
 
+LLAMA_CPP = os.environ.get("LATHE_LLAMA_CPP")
+"""llama.cpp's source, where it is at hand (see benchmarks/README.md); read here because tests run without LATHE_*."""
 SCRATCH = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
@@ -221,3 +223,15 @@ def test_arrays_are_views_of_the_file(tmp_path: Path) -> None:
         assert isinstance(values, GgufArray)
         assert values.numpy().dtype == np.dtype(layout)
         assert values.tolist() == [0, 1, 1]
+
+
+@pytest.mark.skipif(LLAMA_CPP is None, reason="LATHE_LLAMA_CPP does not name llama.cpp's source")
+def test_llama_cpps_own_vocabularies() -> None:
+    """Real vocabularies of every kind: SentencePiece, byte-level, WordPiece, unigram; one of them is GGUF version 2."""
+    paths = sorted(Path(LLAMA_CPP or "").glob("models/ggml-vocab-*.gguf"))
+    assert len(paths) > 15
+    headers = [read_header(path) for path in paths]
+    assert {header.kind for header in headers} == {"vocabulary"}
+    assert {header.version for header in headers} == {2, 3}
+    tokenizers = {header.text("tokenizer.ggml.model") for header in headers}
+    assert tokenizers >= {"llama", "gpt2", "bert", "t5"}
