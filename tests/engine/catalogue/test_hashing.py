@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -34,8 +35,17 @@ def test_one_file_has_its_own_hash_and_a_folder_that_of_its_list(tmp_path: Path)
     folder = checkpoint(tmp_path / "model")
     members = [path.name for path in files_of(identify(folder))]
     assert members == ["config.json", "model.safetensors", "tokenizer.json"]
-    printed = subprocess.run(["sha256sum", *members], cwd=folder, capture_output=True, check=True).stdout
-    assert hash_files(folder / name for name in reversed(members)) == hashlib.sha256(printed).hexdigest()
+    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in members]
+    assert hash_files(folder / name for name in reversed(members)) == hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="this machine has no sha256sum")
+def test_anyone_can_check_a_folders_hash(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "model")
+    paths = files_of(identify(folder))
+    command = ["sha256sum", *(path.name for path in paths)]
+    printed = subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout
+    assert hash_files(paths) == hashlib.sha256(printed).hexdigest()
 
 
 def test_progress_is_in_bytes_and_reaches_the_total(tmp_path: Path) -> None:
