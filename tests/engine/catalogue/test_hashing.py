@@ -36,7 +36,8 @@ def test_one_file_has_its_own_hash_and_a_folder_that_of_its_list(tmp_path: Path)
     members = [path.name for path in files_of(identify(folder))]
     assert members == ["config.json", "model.safetensors", "tokenizer.json"]
     lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in members]
-    assert hash_files(folder / name for name in reversed(members)) == hashlib.sha256("".join(lines).encode()).hexdigest()
+    expected = hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert hash_files(folder / name for name in reversed(members)) == expected
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="this machine has no sha256sum")
