@@ -27,6 +27,8 @@ _OFFLOADS = {
     "nvidia": ("cuda", "vulkan"), "amd": ("hip", "vulkan"), "intel": ("sycl", "vulkan"), "apple": ("metal",)
 }  # fmt: skip
 """Kind of device -> the ggml backends that can use it."""
+_DISCRETE = ("nvidia", "amd", "apple")
+"""Kinds worth a word when they lie idle; integrated graphics rarely beat the processor."""
 
 
 class MemoryPlanner:
@@ -54,8 +56,14 @@ class MemoryPlanner:
         memory = read_memory()
         free = memory.available + change.get(_HOST, 0) - self._reserve
         host = HostMemory(memory.total, max(0, min(free, memory.total)))
-        usable = [self._adjusted(device, change) for device in self._devices.read() if _can_offload(device)]
-        return estimate(card, options, usable, host)
+        devices = self._devices.read()
+        usable = [self._adjusted(device, change) for device in devices if _can_offload(device)]
+        fit = estimate(card, options, usable, host)
+        if usable or options.gpu_layers == 0 or not any(device.id.startswith(_DISCRETE) for device in devices):
+            return fit
+        # Never a silent fall to the CPU: whoever has a GPU and does not use it is told.
+        idle = "runs on the CPU: this build of llama.cpp cannot use the GPU (`lathe doctor` has the command)"
+        return msgspec.structs.replace(fit, reason="; ".join(filter(None, (fit.reason, idle))))
 
     def _adjusted(self, device: DeviceSample, change: dict[str, int]) -> DeviceSample:
         if device.memory_used is None:

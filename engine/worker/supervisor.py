@@ -304,7 +304,7 @@ class Supervisor:
         return True
 
     def _apply(self, fit: Fit) -> None:
-        self._notice = fit.reason
+        self._notice = "" if fit.verdict == "unknown" else fit.reason
         self._set(options=fit.options, predicted=fit.footprint)
 
     def _fail(self, phase: WorkerPhase, failure: Failure) -> None:

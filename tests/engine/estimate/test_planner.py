@@ -13,8 +13,9 @@ from lathe.engine.telemetry.memory import HostMemory
 from lathe.engine.telemetry.nvidia import NvidiaReader
 from lathe.engine.worker.messages import LoadOptions
 from lathe.quantize.card import ModelCard
+from lathe.store.models import ModelEntry
 from support.fake_nvml import FakeNvml, h100
-from support.workers import GIB, scripted
+from support.workers import GIB
 
 
 @pytest.fixture
@@ -42,8 +43,8 @@ def worker(phase: str, cpu: int, mapped: int, gpu: int = 0) -> WorkerState:
 
 
 def available(plan: MemoryPlanner, held: tuple[WorkerState, ...] = (), gone: tuple[WorkerState, ...] = ()) -> dict:
-    entry = scripted("toy")
-    fit: Fit = plan(type(entry)(id="x", name="toy", path="toy.gguf", format="gguf", bytes=1), LoadOptions(), held, gone)
+    entry = ModelEntry(id="x", name="toy", path="toy.gguf", format="gguf", bytes=1)
+    fit: Fit = plan(entry, LoadOptions(), held, gone)
     return {device: round(size / GIB) for device, size in fit.available.items()}
 
 
@@ -67,3 +68,11 @@ def test_a_model_that_is_loading_has_its_memory_promised(plan: MemoryPlanner) ->
 def test_a_model_imagined_gone_gives_back_what_it_holds(plan: MemoryPlanner) -> None:
     state = worker("ready", cpu=5 * GIB, mapped=4 * GIB, gpu=1 * GIB)
     assert available(plan, gone=(state,)) == {"cpu": 11, "nvidia0": 80}
+
+
+def test_a_gpu_that_lies_idle_is_never_kept_quiet(plan: MemoryPlanner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "offload_backends", frozenset)
+    entry = ModelEntry(id="x", name="toy", path="toy.gguf", format="gguf", bytes=1)
+    fit = plan(entry, LoadOptions(), (), ())
+    assert set(fit.available) == {"cpu"} and "cannot use the GPU" in fit.reason
+    assert plan(entry, LoadOptions(gpu_layers=0), (), ()).reason == ""  # it was asked for
