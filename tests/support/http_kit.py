@@ -13,6 +13,7 @@ import msgspec
 from lathe.engine.events import Event, LogLine
 from lathe.engine.generation import Delta, GenerationRequest
 from lathe.engine.http.limits import Limits
+from lathe.engine.http.protocol import GuardedProtocol
 from lathe.engine.http.server import HttpServer
 from lathe.engine.states import ServerOptions
 from lathe.store.keys import StoredKey
@@ -87,6 +88,12 @@ class Served:
             headers={"authorization": f"Bearer {SECRET}"},
             timeout=20,
         )
+
+    @property
+    def connections(self) -> set[GuardedProtocol]:
+        """Connections that the server holds open."""
+        assert self.server._running is not None
+        return self.server._running.connections.live
 
     @property
     def log(self) -> list[str]:
