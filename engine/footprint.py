@@ -22,6 +22,12 @@ PER_WORD = 400
 """Text, score, hash entries and merges of one vocabulary entry; 180 to 430 were measured."""
 DEVICE_CONTEXT = 512 * MIB
 """Driver context and library workspaces of one process on one GPU."""
+MAX_SEQUENCES = 256
+"""llama.cpp's own limit."""
+SPARE_SEQUENCES = 8
+"""Native sequences beyond the slots that a prefix cache has at least."""
+LOGITS = 64 * MIB
+"""What the rows of logits of one batch may take."""
 _FLOAT = 4
 
 _ENCODERS = ("bert", "embedding", "t5encoder")
@@ -50,6 +56,8 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of the token embedding."""
     output: int
     """Bytes of the output matrix; 0 where it is the token embedding's."""
+    masks: int = 1
+    """Attention masks of a batch; a sliding window has one of its own."""
     encoder: bool = False
     recurrent: bool = False
 
@@ -90,6 +98,7 @@ def shape_of(card: ModelCard) -> Shape | None:
         context=card.context_length or 4096,
         words=words,
         output=0 if _tied(card, heads * head, kv_heads * (head + value), hidden) else words,
+        masks=2 if card.sliding_window else 1,
         encoder=encoder,
         recurrent=recurrent,
     )
@@ -118,21 +127,29 @@ def kv_cache(shape: Shape, tokens: int, kv_type: KvType, slots: int) -> int:
     return shape.layers * pad(tokens) * row
 
 
+def sequences(vocabulary: int, slots: int, *, recurrent: bool = False) -> int:
+    """Native sequences of a worker: its slots, and those the prefix cache keeps, as many as their logits allow."""
+    if recurrent:
+        return slots  # each has a state of its own, and none is shared
+    affordable = LOGITS // (_FLOAT * max(1, vocabulary))
+    return min(MAX_SEQUENCES, max(slots + SPARE_SEQUENCES, affordable))
+
+
 def compute(shape: Shape, tokens: int, options: LoadOptions) -> int:
-    """The scratch buffer: the widest moment of one micro-batch, and the logits of every slot."""
-    batch = min(512, options.batch_tokens, pad(tokens))
-    if shape.encoder:
-        batch = tokens  # an encoder reads a text in one piece
+    """The scratch buffer at the widest moment of one batch, and the logits of every sequence."""
     cells = tokens if shape.encoder else pad(tokens)
+    outputs = sequences(shape.vocabulary, options.slots, recurrent=shape.recurrent)
+    # An encoder reads a text in one piece; buffers are made for a whole number of tokens per sequence.
+    batch = tokens if shape.encoder else min(max(options.batch_tokens, options.slots), cells)
+    batch = math.ceil(batch / outputs) * outputs
     flash = options.flash_attention is not False
-    mask = batch * cells * (2 if flash else _FLOAT)
+    mask = shape.masks * batch * cells * (2 if flash else _FLOAT)
     attention = mask + batch * _FLOAT * (3 * shape.embedding + 2 * shape.query + shape.keys + shape.values)
     if not flash:
         attention += batch * _FLOAT * cells * shape.heads
     forward = mask + batch * _FLOAT * (3 * shape.hidden + 4 * shape.embedding)
-    logits = batch * _FLOAT * (shape.vocabulary + 2 * shape.embedding)
-    outputs = options.slots * shape.vocabulary * _FLOAT
-    return max(attention, forward, logits) + outputs
+    logits = min(batch, outputs) * _FLOAT * (shape.vocabulary + 2 * shape.embedding)
+    return max(attention, forward, logits) + outputs * shape.vocabulary * _FLOAT
 
 
 def process(shape: Shape) -> int:

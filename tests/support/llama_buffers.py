@@ -25,7 +25,8 @@ def main() -> None:
         lines.clear()
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = wish["tokens"], wish["batch"], wish["batch"]
-        params.n_seq_max, params.kv_unified, params.n_threads = wish["slots"], True, 1
+        params.n_seq_max, params.kv_unified, params.n_threads = wish["sequences"], True, 1
+        params.n_outputs_max = wish["sequences"]
         params.flash_attn_type = 1 if wish["flash"] else 0
         params.type_k = params.type_v = KV_TYPES[wish["kv"]]
         context = llama_cpp.llama_init_from_model(model, params)

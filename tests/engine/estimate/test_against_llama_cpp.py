@@ -31,11 +31,14 @@ WISHES = [
 def test_the_estimate_is_close_and_not_low(tmp_path: Path, shape: str) -> None:
     path = tmp_path / "model.gguf"
     card = random_gguf.write(path, **SHAPES[shape])
-    done = subprocess.run(
-        [sys.executable, str(BUFFERS), str(path), json.dumps(WISHES)], capture_output=True, text=True, check=True
-    )
     known = footprint.shape_of(card)
     assert known is not None
+    asked = [
+        wish | {"sequences": footprint.sequences(known.vocabulary, wish["slots"])} for wish in WISHES
+    ]  # as a worker asks
+    done = subprocess.run(
+        [sys.executable, str(BUFFERS), str(path), json.dumps(asked)], capture_output=True, text=True, check=True
+    )
     for wish, (kv, compute) in zip(WISHES, json.loads(done.stdout), strict=True):
         options = LoadOptions(
             slots=wish["slots"], batch_tokens=wish["batch"], flash_attention=wish["flash"], kv_type=wish["kv"]
