@@ -36,7 +36,6 @@ from lathe.engine.generation import (
     ScoreRequest,
     check,
 )
-from lathe.engine.jobs.kinds import references
 from lathe.engine.jobs.records import StoredJobs
 from lathe.engine.jobs.reuse import intact, step_keys
 from lathe.engine.jobs.runner import JobRunner
@@ -313,9 +312,7 @@ class LocalWorkbench:
 
     # -- jobs ----------------------------------------------------------------------------------------------------
     async def submit(self, step: Step, run: str | None = None) -> Job:
-        """Queue a step; one that names an unknown model is refused here, not in the queue."""
-        for named in references(step):
-            await self.resolve(named)
+        """Queue a step."""
         return await self._runner.submit(step, run)
 
     async def jobs(self, limit: int = 100) -> list[Job]:

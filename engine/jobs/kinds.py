@@ -7,7 +7,7 @@ imports nothing heavy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -64,9 +64,9 @@ def references(step: steps.Step) -> tuple[str, ...]:
     return tuple(reference for reference in found if isinstance(reference, str) and reference)
 
 
-def title_of(step: steps.Step) -> str:
-    """One line for the queue: what the step does to what."""
-    subject = " ".join(reference.rstrip("/").rsplit("/", 1)[-1] for reference in references(step))
+def title_of(step: steps.Step, names: Mapping[str, str] = {}) -> str:  # noqa: B006 - never changed
+    """One line for the queue: what the step does to what; `names` are the registered names of its references."""
+    subject = " ".join(names.get(named) or named.rstrip("/").rsplit("/", 1)[-1] for named in references(step))
     match step:
         case steps.ConvertStep(to=to, outtype=outtype):
             return f"{subject} -> {to} {outtype}"

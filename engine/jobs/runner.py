@@ -118,13 +118,14 @@ class JobRunner:
         return {job_id: child.pid for job_id, child in self._children.items()}
 
     async def submit(self, step: Step, run: str | None = None) -> Job:
-        """Queue a step."""
+        """Queue a step; one that names an unknown model is refused here, not in the queue."""
         self._refuse_when_closing()
+        names = {named: (await self._setting.resolve(named)).name for named in references(step)}
         kind = kind_of(step)
         job = Job(
             id=await self._records.new_id(),
             step=step,
-            title=title_of(step),
+            title=title_of(step, names),
             lane=kind.lane,
             created_at=time.time(),
             run=run,
