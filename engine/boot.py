@@ -30,7 +30,7 @@ def main() -> None:
     volunteer_for_oom()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     faulthandler.enable()
-    os.environ["GGML_NO_BACKTRACE"] = "1"  # an abort would start a debugger that writes to our output and delays the end
+    os.environ["GGML_NO_BACKTRACE"] = "1"  # an abort would start a debugger, which delays the end of the process
     sys.argv = [module, *sys.argv[3:]]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
