@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +26,14 @@ GOLDEN = ROOT / "tests" / "golden" / "convert"
 OUTTYPES = ("f16", "bf16", "q8_0")
 sys.path.insert(0, str(ROOT / "tests"))
 
-OFFICIAL = """
+PEAK = """
+import os, re
+with open("/proc/self/status") as status, open(os.environ["PEAK_FILE"], "w") as peak:
+    peak.write(re.search(r"VmHWM:\\s*(\\d+)", status.read())[1])
+"""
+"""At a child's end: its own peak, which `ru_maxrss` would mix with that of the process that started it (Linux)."""
+OFFICIAL = (
+    """
 import os, runpy, sys
 source = os.environ["LATHE_LLAMA_CPP"]
 sys.path.insert(0, source)
@@ -34,28 +42,29 @@ base.TextModel.get_vocab_base_pre = lambda self, tokenizer: os.environ["PRE"]
 sys.argv = ["convert_hf_to_gguf.py", *sys.argv[1:]]
 runpy.run_path(os.path.join(source, "convert_hf_to_gguf.py"), run_name="__main__")
 """
-OURS = """
+    + PEAK
+)
+OURS = (
+    """
 import sys
 from pathlib import Path
 from lathe.quantize.convert import convert_checkpoint
 convert_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), outtype=sys.argv[3], force=True)
 """
+    + PEAK
+)
 
 
 def run(command: list[str], pre: str = "default") -> tuple[float, int]:
     """Run a child; return seconds and its peak resident bytes."""
-    environment = os.environ | {"PRE": pre, "HF_HUB_OFFLINE": "1"}
-    log = os.open(os.devnull, os.O_WRONLY)
-    began = time.monotonic()
-    child = os.posix_spawn(
-        command[0], command, environment, file_actions=[(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
-    )
-    _, status, usage = os.wait4(child, 0)
-    seconds = time.monotonic() - began
-    os.close(log)
-    if status:
-        raise SystemExit(f"failed: {' '.join(command[:1] + command[3:])}")
-    return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    with tempfile.NamedTemporaryFile() as peak:
+        environment = os.environ | {"PRE": pre, "HF_HUB_OFFLINE": "1", "PEAK_FILE": peak.name}
+        began = time.monotonic()
+        done = subprocess.run(command, env=environment, capture_output=True, check=False)
+        seconds = time.monotonic() - began
+        if done.returncode:
+            raise SystemExit(done.stderr.decode()[-2000:])
+        return seconds, int(peak.read()) * 1024
 
 
 def official(source: Path, output: Path, outtype: str, pre: str = "default") -> tuple[float, int]:

@@ -7,6 +7,7 @@ Invariant: the output appears whole or not at all, and memory stays bounded by a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import monotonic
@@ -14,9 +15,8 @@ from typing import Literal
 
 import msgspec
 from lathe.quantize.artefact import new_artefact
-from lathe.quantize.checkpoint import Checkpoint, Weights, open_weights, read_checkpoint
+from lathe.quantize.checkpoint import Checkpoint, open_weights, read_checkpoint
 from lathe.quantize.convert.conformance.conform import Conformance
-from lathe.quantize.convert.encode import count_not_finite, encode, row_pieces, to_float32
 from lathe.quantize.convert.family import Family
 from lathe.quantize.convert.hparams import Hparams, shared_facts
 from lathe.quantize.convert.identity import describe
@@ -25,6 +25,7 @@ from lathe.quantize.convert.pooling import pooling_facts
 from lathe.quantize.convert.registry import family_of
 from lathe.quantize.convert.rope import rope_facts
 from lathe.quantize.convert.shapes import check_shapes
+from lathe.quantize.convert.stream import encoded_pieces
 from lathe.quantize.convert.vocabulary.choose import draft_vocabulary, settle
 from lathe.quantize.convert.writer import Encoding, Metadata, file_bytes, text, u32, write_gguf
 from lathe.quantize.errors import CheckpointError
@@ -77,13 +78,14 @@ def convert_checkpoint(
     vocabulary, conformance = settle(draft, metadata)
     metadata |= vocabulary.metadata()
     expected = file_bytes(metadata, entries)
-    faults: list[str] = []
+    faults: dict[str, int] = {}
     inputs = [path for path in source.iterdir() if path.is_file() and path.suffix != ".gguf"]
     with (
         new_artefact(output, inputs=inputs, expected_bytes=expected, force=force) as part,
         open_weights(checkpoint) as weights,
     ):
-        write_gguf(part, metadata, entries, _pieces(plan, weights, hparams, force, report or silent, faults))
+        pieces = encoded_pieces(plan, weights, hparams, report or silent, faults)
+        write_gguf(part, metadata, entries, pieces if force else _refusing(pieces, faults))
         read_header(part)
     return ConversionReport(
         output=output,
@@ -95,8 +97,22 @@ def convert_checkpoint(
         seconds=monotonic() - began,
         pre_tokenizer=vocabulary.pre,
         conformance=conformance,
-        warnings=(*_warnings(checkpoint, conformance), *faults),
+        warnings=(*_warnings(checkpoint, conformance), *(_fault(name, count) for name, count in faults.items())),
     )
+
+
+def _refusing(pieces: Iterator[tuple[int, Array]], faults: dict[str, int]) -> Iterator[tuple[int, Array]]:
+    """Pass pieces on until one is at fault."""
+    for piece in pieces:
+        for name, count in faults.items():
+            raise CheckpointError(
+                _fault(name, count), hint="the checkpoint is damaged, or needs a wider type; force it to keep them"
+            )
+        yield piece
+
+
+def _fault(name: str, count: int) -> str:
+    return f"tensor {name} has at least {count:,} values that are infinite, no number, or too large for its type"
 
 
 def _metadata(
@@ -114,13 +130,7 @@ def _metadata(
 
 
 def _parameters(plan: Sequence[PlannedTensor]) -> int:
-    total = 0
-    for tensor in plan:
-        count = 1
-        for size in tensor.entry.shape:
-            count *= size
-        total += count
-    return total
+    return sum(math.prod(tensor.entry.shape) for tensor in plan)
 
 
 def _warnings(checkpoint: Checkpoint, conformance: Conformance | None) -> Iterator[str]:
@@ -139,45 +149,3 @@ def _warnings(checkpoint: Checkpoint, conformance: Conformance | None) -> Iterat
             yield f"{len(differences)} texts with {what} are tokenized differently, as {differences[0].text[:40]!a}"
     if (around := conformance.surrounded) is not None:
         yield f"a text is surrounded by other tokens: {around.original} originally, {around.converted} converted"
-
-
-def _pieces(
-    plan: Sequence[PlannedTensor], weights: Weights, hparams: Hparams, force: bool, report: Report, faults: list[str]
-) -> Iterator[tuple[int, Array]]:
-    """Yield every tensor's bytes in order, counting and (without `force`) refusing values that are not finite."""
-    total = sum(tensor.entry.nbytes for tensor in plan)
-    done = 0
-    for index, tensor in enumerate(plan):
-        entry, bad = tensor.entry, 0
-        for piece, dtype in _stored(tensor, weights, hparams):
-            bad += count_not_finite(piece, dtype)
-            encoded = encode(piece, dtype, entry.type)
-            if entry.type is Encoding.F16 and dtype != "F16":
-                bad += count_not_finite(encoded, "F16")
-            yield index, encoded
-            done += encoded.nbytes
-            report(entry.name, done, total, "B")
-        if bad:
-            message = f"tensor {entry.name} has {bad:,} values that are infinite, no number, or too large for the type"
-            if not force:
-                raise CheckpointError(message, hint="the checkpoint is damaged; force the conversion to keep them")
-            faults.append(message)
-        if tensor.source is not None:
-            weights.release(tensor.source.name)
-
-
-def _stored(tensor: PlannedTensor, weights: Weights, hparams: Hparams) -> Iterator[tuple[Array, str]]:
-    """Yield a tensor's rows in output order, still in the checkpoint's number format where the rule allows."""
-    if tensor.source is None:
-        assert tensor.made is not None
-        yield tensor.made, "F32"
-        return
-    rule, dtype = tensor.rule, tensor.source.dtype
-    stored = rule.view(weights.read(tensor.source.name), hparams)
-    order = rule.rows(len(stored), hparams) if rule.rows else None
-    for rows in row_pieces(stored.shape):
-        piece = stored[rows] if order is None else stored[order[rows]]
-        if rule.value is None:
-            yield piece, dtype
-        else:
-            yield rule.value(to_float32(piece, dtype)), "F32"

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
-from lathe.quantize.convert.encode import Q8_BLOCK, Floats
+from lathe.quantize.convert.encode import Q8_BLOCK, SOURCE_TYPES, Floats
 from lathe.quantize.convert.family import Family, Rule
 from lathe.quantize.convert.hparams import Hparams
 from lathe.quantize.convert.writer import Encoding, TensorEntry
-from lathe.quantize.errors import CheckpointError
+from lathe.quantize.errors import CheckpointError, UnsupportedError
 from lathe.quantize.safetensors import TensorInfo
 
 _ALWAYS_F32 = re.compile(
@@ -123,7 +123,12 @@ class _Finder:
 def _viewed_shape(info: TensorInfo, rule: Rule, hparams: Hparams) -> tuple[int, ...]:
     """Find the shape after the rule's view, on an array that has the shape and no memory."""
     if math.prod(info.shape) == 0 or not info.shape:
-        raise CheckpointError(f"tensor {info.name!r} of shape {list(info.shape)} is empty")
+        raise CheckpointError(f"tensor {info.name!r} has the shape {list(info.shape)}, which is no weight's")
+    if info.dtype not in SOURCE_TYPES:
+        raise UnsupportedError(
+            f"tensor {info.name!r} is stored as {info.dtype}; only {', '.join(sorted(SOURCE_TYPES))} can be converted",
+            hint="quantized checkpoints cannot be converted: take the original",
+        )
     try:
         return rule.view(np.broadcast_to(np.uint8(0), info.shape), hparams).shape
     except (ValueError, IndexError) as error:

@@ -39,6 +39,12 @@ ARCHITECTURES: dict[str, str] = {
 
 def family_of(checkpoint: Checkpoint) -> Family:
     """Find the family of a checkpoint; name the nearest ones when there is none."""
+    if quantized := checkpoint.config.get("quantization_config"):
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
+        raise UnsupportedError(
+            f"{checkpoint.folder} is quantized already (by {str(method or 'an unnamed method')[:40]})",
+            hint="convert the original checkpoint, then quantize the GGUF",
+        )
     architecture = checkpoint.architecture
     if architecture is None:
         raise CheckpointError(f"{checkpoint.folder / 'config.json'} names no architecture")

@@ -85,13 +85,12 @@ def llama3_factors(hparams: Hparams) -> Floats | None:
     context = setting("original_max_position_embeddings", 8192)
     if not (base > 0 and factor > 0 and 0 < low < high and context > 0):
         raise CheckpointError("config.json has a llama3 rope scaling with impossible factors")
-    frequencies = np.float32(1) / np.float32(base) ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
-    factors = np.ones(len(frequencies), np.float32)
-    for index, frequency in enumerate(frequencies):
-        wavelength = np.float32(2 * math.pi) / frequency
-        if wavelength > context / low:
-            factors[index] = factor
-        elif wavelength >= context / high:
-            smooth = (np.float32(context) / wavelength - np.float32(low)) / np.float32(high - low)
-            factors[index] = np.float32(1) / ((np.float32(1) - smooth) / np.float32(factor) + smooth)
-    return factors
+    one, single = np.float32(1), np.float32
+    # In this order, with reciprocals instead of quotients, the rounding is that of the checkpoints' own code.
+    exponents = np.arange(0, width, 2, dtype=np.float32) / single(width)
+    frequencies = one / (np.float64(base) ** exponents.astype(np.float64)).astype(np.float32)
+    wavelengths = one / frequencies * single(2 * math.pi)
+    smooth = (one / wavelengths * single(context) - single(low)) / single(high - low)
+    between = one / ((one - smooth) / single(factor) + smooth)
+    factors = np.where(wavelengths > context / low, single(factor), between)
+    return np.where(wavelengths < context / high, one, factors).astype(np.float32)

@@ -22,10 +22,10 @@ def digest(path: Path) -> dict[str, Any]:
         else:
             items = hashlib.sha256(repr(value.tolist()).encode()).hexdigest()
             metadata[key] = [f"{kind} of {value.items.name}", len(value), items]
-    data = path.read_bytes()
     tensors: dict[str, Any] = {}
-    for tensor in header.tensors:
-        start = header.data_offset + tensor.offset
-        content = hashlib.sha256(data[start : start + tensor.nbytes]).hexdigest()
-        tensors[tensor.name] = [tensor.type.name, list(tensor.shape), content]
+    with path.open("rb") as file:
+        for tensor in header.tensors:
+            file.seek(header.data_offset + tensor.offset)
+            content = hashlib.sha256(file.read(tensor.nbytes)).hexdigest()
+            tensors[tensor.name] = [tensor.type.name, list(tensor.shape), content]
     return {"metadata": metadata, "tensors": tensors}
