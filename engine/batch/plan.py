@@ -14,16 +14,14 @@ can run; every mistake is reported at once, with file, line, column and the near
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
-import yaml
+from lathe.engine.batch.document import Document, check_fields, near, read
 from lathe.engine.batch.gates import Gate, parse_gate
-from lathe.engine.errors import ConfigError, MissingError
+from lathe.engine.errors import ConfigError
 from lathe.engine.steps import Step
 
 SCHEMA = 1
@@ -32,8 +30,6 @@ _STEP_KEYS = ("id", "run", "needs", "expect", "timeout_s")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 _TARGET = re.compile(r"([A-Za-z0-9_-]+)\.(model|path|figures\.[A-Za-z0-9_@.-]+)")
-MAX_BYTES = 1024 * 1024
-MAX_VALUES = 20_000
 
 STEP_TYPES: dict[str, Any] = {str(kind.__struct_config__.tag): kind for kind in get_args(Step)}
 
@@ -59,32 +55,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[PlannedStep, ...]
 
 
-class _Document:
-    """A parsed file that still knows where things stand."""
-
-    def __init__(self, path: Path, tree: object, marks: dict[tuple[object, ...], tuple[int, int]]) -> None:
-        self.path, self.tree, self.marks = path, tree, marks
-
-    def at(self, *where: object) -> str:
-        """`file:line:column` of a value or of its nearest known parent."""
-        for length in range(len(where), -1, -1):
-            mark = self.marks.get(where[:length])
-            if mark:
-                return f"{self.path}:{mark[0]}:{mark[1]}"
-        return f"{self.path}:1:1"
-
-    def line(self, *where: object) -> int:
-        """Line of a value."""
-        return int(self.at(*where).rsplit(":", 2)[1])
-
-
 def load(path: Path) -> Plan:
     """Read and validate a plan.
 
     Raises:
         ConfigError: listing every mistake. MissingError: there is no such file.
     """
-    document = _parse(path)
+    document = read(path)
     mistakes: list[str] = []
     plan = _plan(document, mistakes)
     if mistakes:
@@ -116,80 +93,12 @@ def substitute(step: Step, results: dict[str, dict[str, object]]) -> Step:
     return replaced
 
 
-def _parse(path: Path) -> _Document:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes, which no plan is")
-        text = path.read_text("utf-8")
-    except FileNotFoundError:
-        raise MissingError(f"{path}: no such plan") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}:1:1: not UTF-8: {error.reason}") from error
-    if path.suffix == ".toml":
-        try:
-            return _Document(path, tomllib.loads(text), _toml_marks(text))
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        marks: dict[tuple[object, ...], tuple[int, int]] = {}
-        duplicates = [f"{path}:{line}:{column}: {key!r} is given twice" for key, line, column in _walk(node, (), marks)]
-        if duplicates:
-            raise ConfigError("\n".join(duplicates))
-        return _Document(path, yaml.safe_load(text), marks)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"{mark.line + 1}:{mark.column + 1}" if mark else "1:1"
-        raise ConfigError(f"{path}:{where}: {error.problem or 'not valid YAML'}") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path}:1:1: not valid YAML: {error}") from error
-
-
-def _walk(
-    node: yaml.Node | None, where: tuple[object, ...], marks: dict[tuple[object, ...], tuple[int, int]]
-) -> Iterator[tuple[str, int, int]]:
-    """Record where every value stands; yield duplicate keys."""
-    if node is None:
-        return
-    if len(marks) > MAX_VALUES:  # aliases can unfold a small file without end
-        raise ConfigError(f"more than {MAX_VALUES} values, aliases unfolded: no plan is that large")
-    marks.setdefault(where, (node.start_mark.line + 1, node.start_mark.column + 1))
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            mark = key.start_mark
-            if key.value in seen:
-                yield str(key.value), mark.line + 1, mark.column + 1
-            seen.add(key.value)
-            marks[*where, key.value] = (mark.line + 1, mark.column + 1)
-            yield from _walk(value, (*where, key.value), marks)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield from _walk(value, (*where, index), marks)
-
-
-def _toml_marks(text: str) -> dict[tuple[object, ...], tuple[int, int]]:
-    """Lines of `[[steps]]` tables and of their keys; tomllib keeps no positions."""
-    marks: dict[tuple[object, ...], tuple[int, int]] = {}
-    where: tuple[object, ...] = ()
-    count = 0
-    for number, line in enumerate(text.splitlines(), 1):
-        stripped = line.strip()
-        if stripped == "[[steps]]":
-            where = ("steps", count)
-            count += 1
-            marks[where] = (number, 1)
-        elif match := re.match(r"\s*([\w.-]+)\s*=", line):
-            marks.setdefault((*where, match.group(1)), (number, match.start(1) + 1))
-    return marks
-
-
-def _plan(document: _Document, mistakes: list[str]) -> Plan:
+def _plan(document: Document, mistakes: list[str]) -> Plan:
     tree = document.tree
     if not isinstance(tree, dict):
         raise ConfigError(f"{document.at()}: a plan is a mapping with `name` and `steps`")
     mistakes += [
-        f"{document.at(key)}: unknown key {key!r}{_near(str(key), _PLAN_KEYS)}" for key in tree if key not in _PLAN_KEYS
+        f"{document.at(key)}: unknown key {key!r}{near(str(key), _PLAN_KEYS)}" for key in tree if key not in _PLAN_KEYS
     ]
     if tree.get("schema", SCHEMA) != SCHEMA:
         mistakes.append(f"{document.at('schema')}: schema {tree['schema']!r} is not known; this Lathe reads {SCHEMA}")
@@ -207,7 +116,7 @@ def _plan(document: _Document, mistakes: list[str]) -> Plan:
     return Plan(name=str(tree.get("name") or document.path.stem), path=str(document.path), steps=tuple(planned))
 
 
-def _planned(document: _Document, index: int, raw: object, seen: set[str], mistakes: list[str]) -> PlannedStep | None:
+def _planned(document: Document, index: int, raw: object, seen: set[str], mistakes: list[str]) -> PlannedStep | None:
     where = ("steps", index)
     if not isinstance(raw, dict):
         mistakes.append(f"{document.at(*where)}: a step is a mapping with `run`")
@@ -228,50 +137,23 @@ def _planned(document: _Document, index: int, raw: object, seen: set[str], mista
     return PlannedStep(id=step_id, step=step, needs=needs, expect=gates, timeout_s=timeout, line=document.line(*where))
 
 
-def _step(document: _Document, where: tuple[object, ...], raw: dict[str, Any], mistakes: list[str]) -> Step | None:
+def _step(document: Document, where: tuple[object, ...], raw: dict[str, Any], mistakes: list[str]) -> Step | None:
     run = raw.get("run")
     kind = STEP_TYPES.get(str(run))
     if kind is None:
         known = tuple(STEP_TYPES)
         what = "`run` is missing" if run is None else f"unknown step {run!r}"
-        mistakes.append(f"{document.at(*where, 'run')}: {what}{_near(str(run), known)} (known: {', '.join(known)})")
+        mistakes.append(f"{document.at(*where, 'run')}: {what}{near(str(run), known)} (known: {', '.join(known)})")
         return None
     fields = {key: value for key, value in raw.items() if key not in _STEP_KEYS}
-    known = kind.__struct_fields__
-    unknown = [key for key in fields if key not in known]
-    for key in unknown:
-        place = document.at(*where, key)
-        mistakes.append(f"{place}: step {run!r} has no field {key!r}{_near(str(key), (*known, *_STEP_KEYS))}")
-    missing = [name for name in kind.__struct_fields__ if name not in fields and _required(kind, name)]
-    mistakes += [f"{document.at(*where)}: step {run!r} needs {name!r}" for name in missing]
-    if unknown or missing:
+    if not check_fields(document, where, kind, fields, mistakes, what=f"step {run!r}", also=_STEP_KEYS):
         return None
-    for name, value in fields.items():
-        if not _well_typed(kind, name, value, document, where, mistakes):
-            return None
     step: Step = msgspec.convert(fields | {"run": run}, kind)
     return step
 
 
-def _well_typed(
-    kind: Any, name: str, value: object, document: _Document, where: tuple[object, ...], mistakes: list[str]
-) -> bool:
-    info = next(field for field in msgspec.structs.fields(kind) if field.name == name)
-    try:
-        msgspec.convert(value, info.type)
-    except msgspec.ValidationError as error:
-        text = re.sub(r" - at `\$(.*)`$", lambda match: f" (in {name}{match.group(1)})", str(error))
-        mistakes.append(f"{document.at(*where, name)}: {name}: {text}")
-        return False
-    return True
-
-
-def _required(kind: Any, name: str) -> bool:
-    return next(field for field in msgspec.structs.fields(kind) if field.name == name).required
-
-
 def _needs(
-    document: _Document, where: tuple[object, ...], raw: dict[str, Any], seen: set[str], mistakes: list[str]
+    document: Document, where: tuple[object, ...], raw: dict[str, Any], seen: set[str], mistakes: list[str]
 ) -> tuple[str, ...]:
     """Ids this step waits for: those listed and those referred to; all must stand above it."""
     listed = raw.get("needs", [])
@@ -289,19 +171,14 @@ def _needs(
                 needed.append((match.group(1), key))
     for step_id, key in needed:
         if step_id not in seen:
-            near = _near(step_id, tuple(seen))
-            mistakes.append(f"{document.at(*where, key)}: no step {step_id!r} stands above this one{near}")
+            hint = near(step_id, seen)
+            mistakes.append(f"{document.at(*where, key)}: no step {step_id!r} stands above this one{hint}")
     return tuple(dict.fromkeys(step_id for step_id, _ in needed))
 
 
-def _gates(document: _Document, where: tuple[object, ...], raw: object, mistakes: list[str]) -> Iterator[Gate]:
+def _gates(document: Document, where: tuple[object, ...], raw: object, mistakes: list[str]) -> Iterator[Gate]:
     for index, text in enumerate(raw if isinstance(raw, list) else [raw]):
         try:
             yield parse_gate(str(text))
         except ConfigError as error:
             mistakes.append(f"{document.at(*where, 'expect', index)}: {error.message}")
-
-
-def _near(name: str, known: tuple[str, ...]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
