@@ -23,6 +23,8 @@ from lathe.store.errors import StoreLocked
 
 _START_TIMEOUT_S = 20.0
 _POLL_S = 0.05
+_STARTED: list[subprocess.Popen[bytes]] = []
+"""Engines that this process started: kept, for a dropped handle complains that its process still runs."""
 
 
 @asynccontextmanager
@@ -62,10 +64,11 @@ async def start_engine(home: Home) -> RemoteWorkbench:
     home.create()
     log = home.logs / "engine.stderr"
     with log.open("ab") as output:
-        child = subprocess.Popen(  # noqa: ASYNC220 - it must outlive this loop, and nothing waits for it
+        child = subprocess.Popen(  # noqa: ASYNC220 - it outlives this loop; waiting for it is nobody's business
             [sys.executable, "-P", "-m", "lathe.engine.daemon", "--home", str(home.root)],
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/",
         )  # fmt: skip
+    _STARTED.append(child)
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline:
         remote = await attach(home)

@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -197,7 +197,7 @@ class LocalWorkbench:
         """What this machine can do."""
         from lathe.engine.doctor import examine
 
-        return await examine(self._home)
+        return await examine(self._home, offline=self._loaded.settings.general.offline, devices=self._pulse.devices)
 
     # -- catalogue -----------------------------------------------------------------------------------------------
     async def models(self) -> list[ModelEntry]:
@@ -267,28 +267,32 @@ class LocalWorkbench:
 
     async def render(self, model: str, messages: list[Message], tools: str | None = None) -> RenderedPrompt:
         """Apply the model's chat template."""
-        async with self._pool.lease(await self.resolve(model)) as worker:
+        async with await self._lease(model) as worker:
             return await worker.render(messages, tools)
 
     async def tokenize(self, model: str, text: str, special: bool = False, bos: bool = False) -> list[int]:
         """Text to token ids."""
-        async with self._pool.lease(await self.resolve(model)) as worker:
+        async with await self._lease(model) as worker:
             return await worker.tokenize(text, special, bos)
 
     async def detokenize(self, model: str, tokens: list[int]) -> str:
         """Token ids to text."""
-        async with self._pool.lease(await self.resolve(model)) as worker:
+        async with await self._lease(model) as worker:
             return await worker.detokenize(tokens)
 
     async def score(self, request: ScoreRequest) -> list[Score]:
         """Log-likelihood of continuations."""
-        async with self._pool.lease(await self.resolve(request.model)) as worker:
+        async with await self._lease(request.model) as worker:
             return await worker.score(request)
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         """Texts to vectors."""
-        async with self._pool.lease(await self.resolve(request.model)) as worker:
+        async with await self._lease(request.model) as worker:
             return await worker.embed(request)
+
+    async def _lease(self, reference: str) -> AbstractAsyncContextManager[Supervisor]:
+        """A worker for the time of a call, loaded by the settings where it is not in memory."""
+        return self._pool.lease(await self.resolve(reference), self._filled(None))
 
     async def cancel_request(self, request_id: str) -> None:
         """Stop one running request of any front."""

@@ -64,7 +64,7 @@ def references(step: steps.Step) -> tuple[str, ...]:
     return tuple(reference for reference in found if isinstance(reference, str) and reference)
 
 
-def title_of(step: steps.Step, names: Mapping[str, str] = {}) -> str:  # noqa: B006 - never changed
+def title_of(step: steps.Step, names: Mapping[str, str] = {}) -> str:
     """One line for the queue: what the step does to what; `names` are the registered names of its references."""
     subject = " ".join(names.get(named) or named.rstrip("/").rsplit("/", 1)[-1] for named in references(step))
     match step:

@@ -276,6 +276,7 @@ class JobRunner:
         finally:
             self._children.pop(job.id, None)
             cause = await (child.wait() if answer else child.stop())
+            child.close()
         if isinstance(answer, wire_values.Finished):
             return answer.outcome
         failure = answer.failure if answer else cause.failure(child.role)

@@ -12,13 +12,13 @@ from typing import Any
 
 import click
 import msgspec
+from lathe.engine.doctor import verdict
 from lathe.engine.embedded import CHECKPOINT, NAME
 from lathe.engine.errors import ExitCode, revive
 from lathe.engine.jobs.values import Figure, Outcome
 from lathe.engine.steps import BenchStep, ConvertStep, PerplexityStep, QuantizeStep, ScanStep, ServeStep, Step
 from lathe.engine.workbench import Workbench
 from lathe.engine.worker.messages import LoadOptions
-from lathe.tui.cli.doctor import exit_code
 from lathe.tui.cli.follow import follow
 from lathe.tui.cli.shell import Shell, put, put_json, put_table, say
 from lathe.tui.formats import latency, long_size
@@ -97,7 +97,7 @@ class _Demo:
         findings = await workbench.doctor()
         troubles = [finding for finding in findings if finding.level in ("warn", "fail")]
         say(f"doctor: {len(findings)} checks, {len(troubles)} to mend" + ("; see `lathe doctor`" if troubles else ""))
-        if exit_code(findings) == ExitCode.USAGE:
+        if verdict(findings) == ExitCode.USAGE:
             for finding in troubles:
                 say(f"  {finding.name}: {finding.value}  -> {finding.fix}")
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+
 import click
-from lathe.engine.errors import ExitCode
+from lathe.engine.checkup.place import terminal
+from lathe.engine.doctor import verdict
 from lathe.engine.workbench import Finding, Workbench
 from lathe.tui.cli.shell import Shell, put, put_json
 
@@ -19,12 +24,13 @@ def doctor(shell: Shell, as_json: bool) -> None:
     async def work(workbench: Workbench) -> list[Finding]:
         return await workbench.doctor()
 
-    findings = shell.run(work, as_json=as_json)
+    size = tuple(shutil.get_terminal_size()) if sys.stdout.isatty() else None
+    findings = [*shell.run(work, as_json=as_json), *terminal(os.environ, size)]
     if as_json:
         put_json(findings)
     else:
         put_findings(findings)
-    raise SystemExit(exit_code(findings))
+    raise SystemExit(verdict(findings))
 
 
 def put_findings(findings: list[Finding]) -> None:
@@ -37,9 +43,3 @@ def put_findings(findings: list[Finding]) -> None:
         put(f" {_MARKS.get(finding.level, '?')} {finding.name:<26} {finding.value}")
         if finding.fix and finding.level != "ok":
             put(f"   {'':<26} -> {finding.fix}")
-
-
-def exit_code(findings: list[Finding]) -> int:
-    """0 all well, 1 something to mend, 2 something does not work."""
-    levels = {finding.level for finding in findings}
-    return int(ExitCode.USAGE if "fail" in levels else ExitCode.NEGATIVE if "warn" in levels else ExitCode.OK)
