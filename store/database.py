@@ -51,7 +51,9 @@ class _Write(Generic[Result]):
 class Database:
     """An open store file; `open` makes one, `close` finishes what was queued."""
 
-    def __init__(self, path: Path, lock: StoreLock | None, former: Holder | None) -> None:
+    def __init__(
+        self, path: Path, lock: StoreLock | None, former: Holder | None, prepare: Callable[[Connection], None]
+    ) -> None:
         self.path = path
         self.read_only = lock is None
         self.former = former
@@ -59,6 +61,7 @@ class Database:
         self.migrated: list[str] = []
         """Names of the migrations that this opening applied."""
         self._lock = lock
+        self._prepare = prepare
         self._idle: list[Connection] = []
         self._guard = threading.Lock()
         self._order = threading.Lock()
@@ -74,8 +77,9 @@ class Database:
         read_only: bool = False,
         schema: Schema = WORKSPACE,
         allow_network: bool = False,
+        prepare: Callable[[Connection], None] = lambda _: None,
     ) -> Database:
-        """Open a store file, made and migrated as needed.
+        """Open a store file, made and migrated as needed; `prepare` sees every connection first (extensions).
 
         Raises StoreLocked (another process writes it), StoreReadOnly (no permission), StoreTooNew, StoreCorrupt
         (damaged or foreign) and StoreFull. After the first two, `read_only=True` still shows what is there.
@@ -85,10 +89,10 @@ class Database:
         if read_only:
             if not path.exists():
                 raise StoreError(f"{path} does not exist", hint="the first writer makes it")
-            database = cls(path, None, None)
+            database = cls(path, None, None, prepare)
         else:
             lock = StoreLock(path)
-            database = cls(path, lock, lock.acquire(time.time(), allow_network=allow_network))
+            database = cls(path, lock, lock.acquire(time.time(), allow_network=allow_network), prepare)
         try:
             database._start(schema)
         except BaseException:
@@ -96,14 +100,21 @@ class Database:
             raise
         return database
 
-    def read(self, work: Callable[[Connection], Result]) -> Result:
-        """Run `work` on one consistent snapshot; it cannot write."""
+    def read(self, work: Callable[[Connection], Result], *, cancelled: Callable[[], bool] | None = None) -> Result:
+        """Run `work` on one consistent snapshot; it cannot write.
+
+        Once `cancelled` says so, from any thread, a running statement ends with StoreError within a millisecond.
+        """
         with self._faults(), self._reader() as connection:
+            if cancelled is not None:
+                self._watch(connection, lambda: self._closed or cancelled())
             connection.execute("BEGIN")
             try:
                 result = work(connection)
             finally:
                 connection.rollback()
+                if cancelled is not None:
+                    self._watch(connection, lambda: self._closed)
         return _plain(result)
 
     def write(self, work: Callable[[Connection], Result]) -> Future[Result]:
@@ -216,15 +227,25 @@ class Database:
 
     def _connect(self, mode: Literal["ro", "rw"]) -> Connection:
         # Plugins of sqlite-utils are code of whatever else is installed; a store runs none.
-        return Connection(driver.connect(self.path, mode), execute_plugins=False)
+        connection = Connection(driver.connect(self.path, mode), execute_plugins=False)
+        try:
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _connect_reader(self) -> Connection:
         connection = self._connect("ro" if self.read_only else "rw")
         connection.execute("PRAGMA query_only = ON")
+        self._watch(connection, lambda: self._closed)
+        return connection
+
+    @staticmethod
+    def _watch(connection: Connection, ended: Callable[[], bool]) -> None:
         # Asked again and again while a statement runs, this ends it soon after `close`, without the race that an
         # interrupt from outside loses when it comes just before the statement.
-        connection.conn.set_progress_handler(lambda: self._closed, PROGRESS_STEPS)
-        return connection
+        connection.conn.set_progress_handler(ended, PROGRESS_STEPS)
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
