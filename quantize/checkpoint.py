@@ -8,7 +8,6 @@ ever runs.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -164,7 +163,7 @@ def _parse(path: Path, limit: int) -> Any:
     try:
         if (size := path.stat().st_size) > limit:
             raise CheckpointError(f"{path} is {size:,} bytes long; the limit for this file is {limit:,}")
-        return json.loads(path.read_bytes())
+        return msgspec.json.decode(path.read_bytes())
     except FileNotFoundError as error:
         raise InputMissing(f"{path} does not exist") from error
     except RecursionError as error:

@@ -52,8 +52,8 @@ class ConversionReport(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     seconds: float
     pre_tokenizer: str | None = None
-    conformance: Conformance | None = None
-    """How the converted tokenizer did against the original; None where there was no tokenizer.json."""
+    conformance: Conformance
+    """How the converted tokenizer did against the original."""
     warnings: tuple[str, ...] = ()
 
 
@@ -133,12 +133,9 @@ def _parameters(plan: Sequence[PlannedTensor]) -> int:
     return sum(math.prod(tensor.entry.shape) for tensor in plan)
 
 
-def _warnings(checkpoint: Checkpoint, conformance: Conformance | None) -> Iterator[str]:
+def _warnings(checkpoint: Checkpoint, conformance: Conformance) -> Iterator[str]:
     for reason in checkpoint.remote_code:
         yield f"{reason}: its code was not run; this architecture was converted by the known rules"
-    if conformance is None:
-        yield "the tokenizer was not compared with its original: the checkpoint has no tokenizer.json"
-        return
     if conformance.crashes:
         yield (
             f"characters outside the vocabulary make llama.cpp abort, as in {conformance.crashes[0].text[:30]!a}: "

@@ -14,6 +14,7 @@ from lathe.quantize.convert.writer import Metadata, Value, f32, u32
 from lathe.quantize.errors import CheckpointError
 
 MAX_UINT32 = 2**32 - 1
+MAX_HEAD_WIDTH = 1 << 16
 
 
 class Hparams:
@@ -72,7 +73,10 @@ class Hparams:
     @property
     def head_width(self) -> int:
         """Values per attention head."""
-        return self.count("head_dim") or self.width // self.heads
+        width = self.count("head_dim") or self.width // self.heads
+        if not 0 < width <= MAX_HEAD_WIDTH:
+            raise CheckpointError(f"config.json gives heads of {width:,} values; 1 to {MAX_HEAD_WIDTH:,} are possible")
+        return width
 
 
 Maker = Callable[[Any], Value]

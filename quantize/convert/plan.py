@@ -130,9 +130,12 @@ def _viewed_shape(info: TensorInfo, rule: Rule, hparams: Hparams) -> tuple[int, 
             hint="quantized checkpoints cannot be converted: take the original",
         )
     try:
-        return rule.view(np.broadcast_to(np.uint8(0), info.shape), hparams).shape
+        shape = rule.view(np.broadcast_to(np.uint8(0), info.shape), hparams).shape
+        if rule.rows is not None:
+            rule.rows(shape[0], hparams)
     except (ValueError, IndexError) as error:
         raise CheckpointError(f"tensor {info.name!r} has the wrong shape {list(info.shape)}: {error}") from error
+    return shape
 
 
 def _entry(name: str, shape: tuple[int, ...], outtype: Encoding) -> TensorEntry:
@@ -150,11 +153,11 @@ def _require_whole_layers(names: Sequence[str], layers: int) -> None:
     for name in names:
         if match := _LAYER.fullmatch(name):
             found.setdefault(int(match[1]), set()).add(match[2])
-    if found.keys() != set(range(layers)):
-        missing = sorted(set(range(layers)) - found.keys()) or sorted(found.keys() - set(range(layers)))
+    expected = range(min(layers, len(found) + 1))
+    if strange := sorted(set(expected) - found.keys()) or sorted(layer for layer in found if layer >= layers):
         raise CheckpointError(
-            f"config.json promises layers 0 to {layers - 1}, the weights hold {len(found)}; "
-            f"the first that differs is layer {missing[0]}"
+            f"config.json promises {layers:,} layers, the weights hold {len(found):,}; "
+            f"the first that differs is layer {strange[0]}"
         )
     everything = set[str]().union(*found.values())
     for layer, held in sorted(found.items()):

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import msgspec
-from lathe.quantize.errors import QuantizeError
+from lathe.quantize.errors import CheckpointError, QuantizeError
 from lathe.quantize.gguf.types import DEFAULT_ALIGNMENT, MAGIC, ValueType
 from lathe.quantize.safetensors import Array
 from lathe.quantize.types import TENSOR_TYPES
 
 VERSION = 3
+_LARGEST = 3.4e38
+"""Of a 32-bit float, roughly."""
 
 
 _PACKING = {
@@ -49,11 +51,15 @@ Metadata = dict[str, Value]
 
 def u32(number: int) -> Value:
     """Make an unsigned 32-bit value."""
+    if not 0 <= number < 1 << 32:
+        raise CheckpointError(f"{number:,} does not fit into the 32 bits that GGUF has for it")
     return Value(ValueType.UINT32, number)
 
 
 def f32(number: float) -> Value:
     """Make a 32-bit float value."""
+    if not abs(number) < _LARGEST:
+        raise CheckpointError(f"{number} does not fit into the 32 bits that GGUF has for it")
     return Value(ValueType.FLOAT32, number)
 
 
@@ -160,7 +166,7 @@ def _finish(file: IO[bytes], entry: TensorEntry, written: int) -> None:
 
 
 def _string(value: str | bytes) -> bytes:
-    data = value.encode() if isinstance(value, str) else value
+    data = value.encode("utf-8", "replace") if isinstance(value, str) else value
     return struct.pack("<Q", len(data)) + data
 
 

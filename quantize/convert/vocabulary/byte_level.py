@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lathe.quantize.checkpoint import Checkpoint
-from lathe.quantize.convert.vocabulary.model import Vocabulary
+from lathe.quantize.convert.vocabulary.model import Vocabulary, encoded
 from lathe.quantize.convert.vocabulary.pretokenizers import propose
 from lathe.quantize.convert.vocabulary.source import TokenizerSource, padded_tokens
 from lathe.quantize.convert.vocabulary.specials import read_specials
@@ -18,7 +18,7 @@ def byte_level(checkpoint: Checkpoint, source: TokenizerSource, size: int) -> Vo
     return Vocabulary(
         model="gpt2",
         pre=propose(source.pipeline.get("pre_tokenizer")),
-        tokens=[text.encode() for text in texts],
+        tokens=encoded(texts),
         types=types,
         merges=merge_list(source),
         specials=read_specials(checkpoint, source),

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from lathe.quantize.checkpoint import Checkpoint
 from lathe.quantize.convert.conformance.conform import Conformance, Difference, conform
 from lathe.quantize.convert.hparams import Hparams
 from lathe.quantize.convert.vocabulary.byte_level import byte_level
-from lathe.quantize.convert.vocabulary.model import TokenType, Vocabulary, checked
+from lathe.quantize.convert.vocabulary.model import MAX_TOKENS, TokenType, Vocabulary, checked
 from lathe.quantize.convert.vocabulary.pieces import BPE, read_pieces
 from lathe.quantize.convert.vocabulary.pretokenizers import candidates
-from lathe.quantize.convert.vocabulary.sentencepiece import from_merges, from_pieces
+from lathe.quantize.convert.vocabulary.reference import reference_json
+from lathe.quantize.convert.vocabulary.sentencepiece import from_merges, from_pieces, gather_added
 from lathe.quantize.convert.vocabulary.source import TokenizerSource, need_tokenizer, read_tokenizer
 from lathe.quantize.convert.vocabulary.unigram import unigram
 from lathe.quantize.convert.vocabulary.wordpiece import wordpiece
 from lathe.quantize.convert.writer import Metadata, flag, u32, write_gguf
-from lathe.quantize.errors import UnsupportedError
+from lathe.quantize.errors import CheckpointError, UnsupportedError
 from lathe.quantize.gguf.header import read_header
 
 MAX_MARKED = 64
@@ -39,17 +41,22 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     vocabulary: Vocabulary
     settings: list[Setting]
     """The possible answers, the likeliest first."""
-    original: Path | None
-    """tokenizer.json; None where only a tokenizer.model exists."""
+    original: Path
+    """tokenizer.json, or tokenizer.model where there is nothing else."""
+    reference: dict[str, Any] | None = None
+    """What stands for a tokenizer.model in the comparison."""
 
 
 def draft_vocabulary(checkpoint: Checkpoint, hparams: Hparams) -> Draft:
     """Read the tokenizer of a checkpoint as a GGUF vocabulary."""
     pieces = checkpoint.file("tokenizer.model")
     source = read_tokenizer(checkpoint) if pieces else need_tokenizer(checkpoint)
+    reference = None
     if pieces and (model := read_pieces(pieces)).kind == BPE:
-        size = hparams.count("vocab_size") or max(len(model.pieces), source.size if source else 0)
-        vocabulary = from_pieces(checkpoint, model, source, size)
+        size = _size(hparams, max(len(model.pieces), source.size if source else 0))
+        added = gather_added(checkpoint, source)
+        vocabulary = from_pieces(checkpoint, model, source, added, size)
+        reference = None if source else reference_json(model, added)
     else:
         source = source or need_tokenizer(checkpoint)
         vocabulary = _from_json(checkpoint, source, hparams)
@@ -59,20 +66,18 @@ def draft_vocabulary(checkpoint: Checkpoint, hparams: Hparams) -> Draft:
     return Draft(
         vocabulary=checked(vocabulary),
         settings=_settings(vocabulary, source),
-        original=source.path if source else None,
+        original=source.path if source else checkpoint.folder / "tokenizer.model",
+        reference=reference,
     )
 
 
-def settle(draft: Draft, metadata: Metadata) -> tuple[Vocabulary, Conformance | None]:
+def settle(draft: Draft, metadata: Metadata) -> tuple[Vocabulary, Conformance]:
     """Let both tokenizers read the probe text; return the vocabulary that agrees with its original.
 
     `metadata` is the rest of the GGUF's: llama.cpp looks at the model's name too. Raises `UnsupportedError` with
-    examples when no candidate agrees on ordinary text. Without an original there is nothing to compare with, and the
-    first candidate stands.
+    examples when no candidate agrees on ordinary text.
     """
-    if draft.original is None:
-        return _with(draft.vocabulary, draft.settings[0]), None
-    result = _compared(draft.vocabulary, draft.settings, draft.original, metadata)
+    result = _compared(draft.vocabulary, draft.settings, draft, metadata)
     if not result.agrees:
         raise UnsupportedError(
             f"no tokenizer of llama.cpp reads text as {draft.original} does; the nearest of {len(draft.settings)} "
@@ -82,18 +87,24 @@ def settle(draft: Draft, metadata: Metadata) -> tuple[Vocabulary, Conformance | 
             code="E_TOKENIZER",
         )
     vocabulary = _with(draft.vocabulary, draft.settings[result.chosen])
+    if draft.reference is not None:  # made of pieces alone, it cannot tell what surrounds a text
+        return vocabulary, msgspec.structs.replace(result, surrounded=None)
     corrected = _surrounded_alike(vocabulary, result.surrounded)
     if corrected == vocabulary:
         return vocabulary, result
-    return corrected, _compared(corrected, [{}], draft.original, metadata)
+    return corrected, _compared(corrected, [{}], draft, metadata)
 
 
-def _compared(vocabulary: Vocabulary, settings: list[Setting], original: Path, metadata: Metadata) -> Conformance:
+def _compared(vocabulary: Vocabulary, settings: list[Setting], draft: Draft, metadata: Metadata) -> Conformance:
     overrides = [{f"tokenizer.ggml.{key}": value for key, value in setting.items()} for setting in settings]
     with tempfile.TemporaryDirectory(prefix="lathe-vocabulary-") as folder:
         gguf = Path(folder) / "vocabulary.gguf"
         write_gguf(gguf, metadata | vocabulary.metadata(), [], [])
         read_header(gguf)  # llama.cpp aborts on what this refuses
+        original = draft.original
+        if draft.reference is not None:
+            original = Path(folder) / "reference.json"
+            original.write_bytes(msgspec.json.encode(draft.reference))
         return conform(gguf, original, overrides, _marked(vocabulary), ties=vocabulary.model == "t5")
 
 
@@ -111,7 +122,7 @@ def _surrounded_alike(vocabulary: Vocabulary, around: Difference | None) -> Voca
 
 
 def _from_json(checkpoint: Checkpoint, source: TokenizerSource, hparams: Hparams) -> Vocabulary:
-    size = hparams.count("vocab_size") or source.size
+    size = _size(hparams, source.size)
     match source.kind:
         case "BPE" if source.model.get("byte_fallback"):
             return from_merges(checkpoint, source, size)
@@ -123,6 +134,14 @@ def _from_json(checkpoint: Checkpoint, source: TokenizerSource, hparams: Hparams
             return unigram(checkpoint, source, size)
         case _:
             raise UnsupportedError(f"{source.path} has a tokenizer of the kind {source.kind}, which is not known here")
+
+
+def _size(hparams: Hparams, found: int) -> int:
+    """The number of tokens the weights have rows for; what the tokenizer has when config.json does not say."""
+    size = hparams.count("vocab_size") or found
+    if size > MAX_TOKENS:
+        raise CheckpointError(f"config.json gives vocab_size as {size:,}; the limit is {MAX_TOKENS:,}")
+    return size
 
 
 def _settings(vocabulary: Vocabulary, source: TokenizerSource | None) -> list[Setting]:

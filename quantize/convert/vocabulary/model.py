@@ -100,6 +100,11 @@ class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
         return facts
 
 
+def encoded(texts: list[str]) -> list[bytes]:
+    """Encode token texts; half a surrogate pair, which JSON can smuggle in, becomes a question mark."""
+    return [text.encode("utf-8", "replace") for text in texts]
+
+
 def checked(vocabulary: Vocabulary) -> Vocabulary:
     """Return the vocabulary if llama.cpp can load it; raise `CheckpointError` with the token at fault if not."""
     count = len(vocabulary.tokens)

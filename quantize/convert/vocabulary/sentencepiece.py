@@ -11,7 +11,7 @@ from typing import Any
 
 from lathe.quantize.checkpoint import Checkpoint, read_json
 from lathe.quantize.convert.vocabulary.byte_level import merge_pairs
-from lathe.quantize.convert.vocabulary.model import TokenType, Vocabulary
+from lathe.quantize.convert.vocabulary.model import TokenType, Vocabulary, encoded
 from lathe.quantize.convert.vocabulary.pieces import PieceModel
 from lathe.quantize.convert.vocabulary.source import (
     AddedToken,
@@ -42,7 +42,7 @@ def from_merges(checkpoint: Checkpoint, source: TokenizerSource, size: int) -> V
         rank.setdefault(left + right, position)
     return Vocabulary(
         model="llama",
-        tokens=[text.encode() for text in texts],
+        tokens=encoded(texts),
         types=types,
         scores=[-float(rank[text]) if text in rank else _UNMERGED for text in texts],
         specials=read_specials(checkpoint, source),
@@ -51,8 +51,10 @@ def from_merges(checkpoint: Checkpoint, source: TokenizerSource, size: int) -> V
     )
 
 
-def from_pieces(checkpoint: Checkpoint, model: PieceModel, source: TokenizerSource | None, size: int) -> Vocabulary:
-    """Convert a tokenizer.model; added tokens come from the files beside it."""
+def from_pieces(
+    checkpoint: Checkpoint, model: PieceModel, source: TokenizerSource | None, added: list[AddedToken], size: int
+) -> Vocabulary:
+    """Convert a tokenizer.model and the tokens that the files beside it add."""
     if len(model.pieces) > size:
         raise CheckpointError(
             f"tokenizer.model has {len(model.pieces):,} pieces, config.json says vocab_size {size:,}",
@@ -62,7 +64,7 @@ def from_pieces(checkpoint: Checkpoint, model: PieceModel, source: TokenizerSour
     texts = [piece.text for piece in model.pieces] + [f"[PAD{number}]" for number in padding]
     scores = [piece.score for piece in model.pieces] + [_PADDING] * len(padding)
     types = [piece.type for piece in model.pieces] + [int(TokenType.UNUSED)] * len(padding)
-    for token in _added(checkpoint, source):
+    for token in added:
         if token.id >= size:
             raise CheckpointError(f"added token {token.content!r:.60} has id {token.id}, vocab_size is {size:,}")
         texts[token.id], scores[token.id] = token.content, _ADDED
@@ -73,7 +75,7 @@ def from_pieces(checkpoint: Checkpoint, model: PieceModel, source: TokenizerSour
             texts[number] = texts[number].replace("▁", " ")
     return Vocabulary(
         model="llama",
-        tokens=[text.encode() for text in texts],
+        tokens=encoded(texts),
         types=types,
         scores=scores,
         specials=read_specials(checkpoint, source),
@@ -90,7 +92,7 @@ def space_prefix(settings: dict[str, Any], adds: bool) -> dict[str, Value]:
     return {} if adds else {"add_space_prefix": flag(False)}
 
 
-def _added(checkpoint: Checkpoint, source: TokenizerSource | None) -> list[AddedToken]:
+def gather_added(checkpoint: Checkpoint, source: TokenizerSource | None) -> list[AddedToken]:
     """Gather added tokens from added_tokens.json (the oldest way), then from the newer files."""
     tokens: dict[int, AddedToken] = {}
     if path := checkpoint.file("added_tokens.json"):

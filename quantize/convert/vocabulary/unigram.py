@@ -7,7 +7,7 @@ import binascii
 from typing import Any
 
 from lathe.quantize.checkpoint import Checkpoint
-from lathe.quantize.convert.vocabulary.model import TokenType, Vocabulary
+from lathe.quantize.convert.vocabulary.model import TokenType, Vocabulary, encoded
 from lathe.quantize.convert.vocabulary.source import TokenizerSource, padded_tokens
 from lathe.quantize.convert.vocabulary.specials import read_specials
 from lathe.quantize.convert.writer import Value, array, flag
@@ -34,7 +34,7 @@ def unigram(checkpoint: Checkpoint, source: TokenizerSource, size: int) -> Vocab
         extra["precompiled_charsmap"] = array(ValueType.UINT8, _decoded(rules, source))
     return Vocabulary(
         model="t5",
-        tokens=[text.encode() for text in texts],
+        tokens=encoded(texts),
         types=types,
         scores=scores,
         specials=read_specials(checkpoint, source),

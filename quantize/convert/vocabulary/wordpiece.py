@@ -6,7 +6,7 @@ llama.cpp marks the other end: a piece that starts a word begins with `▁`, a c
 from __future__ import annotations
 
 from lathe.quantize.checkpoint import Checkpoint
-from lathe.quantize.convert.vocabulary.model import TokenType, Vocabulary
+from lathe.quantize.convert.vocabulary.model import TokenType, Vocabulary, encoded
 from lathe.quantize.convert.vocabulary.source import TokenizerSource, padded_tokens
 from lathe.quantize.convert.vocabulary.specials import read_specials
 
@@ -23,7 +23,7 @@ def wordpiece(checkpoint: Checkpoint, source: TokenizerSource, size: int) -> Voc
 
     return Vocabulary(
         model="bert",
-        tokens=[marked(text, kind).encode() for text, kind in zip(texts, types, strict=True)],
+        tokens=encoded([marked(text, kind) for text, kind in zip(texts, types, strict=True)]),
         types=types,
         specials=read_specials(checkpoint, source),
         chat_template=checkpoint.chat_template,
