@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from lathe.quantize.convert import convert as driver
 from lathe.quantize.convert import convert_checkpoint
+from lathe.quantize.convert.conformance.conform import Conformance
 from lathe.quantize.convert.vocabulary.choose import Draft
 from support.families import RECIPES
 from support.gguf_digest import digest
@@ -75,7 +76,7 @@ def test_every_type_has_the_official_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, outtype: Any
 ) -> None:
     def unsettled(draft: Draft, metadata: object) -> object:
-        return draft.vocabulary, None  # the test above compares tokenizers; this one is about weights
+        return draft.vocabulary, Conformance()  # the test above compares tokenizers; this one is about weights
 
     monkeypatch.setattr(driver, "settle", unsettled)
     output = tmp_path / "out.gguf"
