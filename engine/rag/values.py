@@ -63,6 +63,11 @@ class ParsedDocument(msgspec.Struct, frozen=True, kw_only=True):
     """Kind of finding -> count: `hidden`, `control`, `bidi`, `replaced`, `comment`, `injection`, `email`, `phone`."""
     skipped: tuple[str, ...] = ()
     """Parts that could not be read, one line each, while the rest could."""
+    sha256: str = ""
+    """Of the file's bytes as they were read: what tells a changed file from a touched one."""
+    file_bytes: int = 0
+    modified_ns: int = 0
+    """Modification time of the file, nanoseconds since 1970."""
 
     def text_of(self, block: Block) -> str:
         """The block's own text."""
