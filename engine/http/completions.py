@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
-from lathe.engine.generation import MAX_LOGPROBS, Delta, GenerationRequest, Timing, Usage
+from lathe.engine.generation import MAX_LOGPROBS, Delta, GenerationRequest, Usage
 from lathe.engine.http import figures, fim
 from lathe.engine.http.asking import ask_sampled
 from lathe.engine.http.call import Call, Reply, Streamed, Whole
@@ -153,24 +153,29 @@ class Choices:
     def feed(self, delta: Delta) -> list[Choice]:
         """Return what a delta adds, in order."""
         pieces: list[Choice] = []
-        group = delta.index // self._n
-        if self._echo and group not in self._prompts:
-            # The first delta of a request with `echo` is the prompt; it belongs to every choice.
-            logprobs, _ = completion_logprobs(delta.prompt_logprobs, 0)
-            self._prompts[group] = Choice(delta.text, delta.index, logprobs if delta.prompt_logprobs else None)
-            self._offsets[delta.index] = len(delta.text)
-            pieces.append(self._prompts[group])
-            delta = msgspec.structs.replace(delta, text="", prompt_logprobs=())
-        elif self._echo and delta.index not in self._offsets:
-            prompt = self._prompts[group]
-            self._offsets[delta.index] = len(prompt.text)
+        if self._echo and delta.index not in self._offsets:
+            prompt = self._echoed(delta)
             pieces.append(Choice(prompt.text, delta.index, prompt.logprobs))
+            self._offsets[delta.index] = len(prompt.text)
+            delta = msgspec.structs.replace(delta, text=delta.text.removeprefix(prompt.text), prompt_logprobs=())
         if delta.text or delta.logprobs or delta.finish:
             start = self._offsets.get(delta.index, 0)
             logprobs, end = completion_logprobs(delta.logprobs, start)
             self._offsets[delta.index] = end if delta.logprobs else start + len(delta.text)
             pieces.append(Choice(delta.text, delta.index, logprobs if delta.logprobs else None, _reason(delta)))
         return pieces
+
+    def _echoed(self, delta: Delta) -> Choice:
+        """Return the prompt that a choice begins with.
+
+        The first delta of a request is its prompt, scored where that was asked. Backends may give the text again for
+        the other choices, and a slow reader may get it in one delta with what follows.
+        """
+        group = delta.index // self._n
+        if group not in self._prompts:
+            scored = completion_logprobs(delta.prompt_logprobs, 0)[0] if delta.prompt_logprobs else None
+            self._prompts[group] = Choice("" if delta.tokens else delta.text, delta.index, scored)
+        return self._prompts[group]
 
 
 class CompletionWriter:
@@ -184,7 +189,6 @@ class CompletionWriter:
         self._choices = choices
         self._include_usage = include_usage
         self._usage: Usage | None = None
-        self._timing: Timing | None = None
 
     def open(self) -> bytes:
         """Return nothing: completions have no opening event."""
@@ -194,7 +198,7 @@ class CompletionWriter:
         """Return the events of a delta."""
         ended = None
         if delta.usage is not None:
-            self._usage, self._timing = figures.add(self._usage, delta.usage), delta.timing
+            self._usage = figures.add(self._usage, delta.usage)
             ended = figures.timings(delta.usage, delta.timing) if delta.timing is not None else None
         return b"".join(
             self._event([piece], timings=ended if piece.finish_reason else None) for piece in self._choices.feed(delta)
@@ -291,7 +295,7 @@ async def fill_gap(
     """Return the prompt that asks for what stands between prefix and suffix.
 
     Raises:
-        Problem: 501 where the model has no tokens for that.
+        Problem: 400 where the model has no tokens for that.
     """
     if not isinstance(prefix, str):
         raise Problem(400, "suffix needs a prompt given as text", param="suffix", code="invalid_value")
@@ -304,5 +308,5 @@ async def fill_gap(
         known[entry.id] = await fim.find(tokenize)
     marks = known[entry.id]
     if marks is None:
-        raise Problem(501, f"model '{entry.name}' was not trained to fill gaps", code="not_supported")
+        raise Problem(400, f"model '{entry.name}' was not trained to fill gaps", code="not_supported")
     return await fim.build(tokenize, marks, prefix, suffix, extra, prompt)

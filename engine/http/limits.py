@@ -37,10 +37,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     sweep_s: float = 1.0
     """How often the deadlines are looked at."""
 
-    connections: int = 2048
+    connections: int = 4096
     connections_per_ip: int = 128
     """For addresses other than loopback; a Unix socket and loopback share `connections`."""
-    active: int = 1024
+    active: int = 2048
     """Requests that may be with the engine at once, running or in a model's queue."""
     active_per_key_share: float = 0.75
     """The part of `active` that one key may hold, so that the others always find room."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lathe.engine.http.routes import Route
 
 _REFUSALS = {
-    "400": "The request is wrong; the message says how.",
+    "400": "The request is wrong, or asks what the model cannot do; the message says how.",
     "401": "A valid key is required.",
     "403": "This key, Host or origin may not.",
     "404": "No such model or route.",
@@ -25,7 +25,6 @@ _REFUSALS = {
     "429": "Over a quota; Retry-After says when to come back.",
     "431": "The head is too large.",
     "500": "A bug of this server.",
-    "501": "The model cannot do that.",
     "503": "Overloaded, loading or shutting down; Retry-After says when to come back.",
     "504": "A deadline passed.",
 }

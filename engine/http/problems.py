@@ -2,12 +2,12 @@
 
 `Problem` is the only exception that handlers raise on purpose; `of` turns everything else into one. Statuses:
 
-    400 the request is wrong         401 no valid key            403 the key (or host, origin) may not
-    404 no such model or route       405 wrong method            408 sent too slowly
-    413 body too large               415 not JSON                421 wrong Host
-    429 over a quota                 431 head too large          500 a bug of ours
-    501 the model cannot do that     503 overloaded, loading, draining, or the engine crashed
-    504 a deadline passed
+    400 the request is wrong, or asks of the model what it cannot do
+    401 no valid key               403 the key (or host, origin) may not
+    404 no such model or route     405 wrong method             408 sent too slowly
+    413 body too large             415 not JSON                 421 wrong Host
+    429 over a quota               431 head too large           500 a bug of ours
+    503 overloaded, loading, draining, or the engine crashed    504 a deadline passed
 
 Invariant: the text of an unexpected exception never leaves the process, since it may hold a prompt.
 """
@@ -69,6 +69,7 @@ _STATUS: dict[int, int] = {
     ExitCode.INTERRUPTED: 503,
 }
 _ABILITY_CODES = frozenset({"E_UNSUPPORTED", "E_CAPABILITY"})
+"""The model exists and works, but not for this."""
 _CONTEXT_CODES = frozenset({"E_CONTEXT", "E_CONTEXT_OVERFLOW", "E_CONTEXT_LENGTH", "E_OVERFLOW"})
 
 
@@ -89,7 +90,7 @@ def of_failure(failure: Failure) -> Problem:
     if failure.code in _CONTEXT_CODES:
         return Problem(400, _text(failure), code="context_length_exceeded")
     if failure.code in _ABILITY_CODES:
-        return Problem(501, _text(failure), code=failure.code)
+        return Problem(400, _text(failure), code="not_supported")
     status = _STATUS.get(failure.exit, 500)
     if status == 500:
         return Problem(500, "internal error; the server's log names it under this request's id", code=failure.code)
@@ -107,11 +108,11 @@ def _text(failure: Failure) -> str:
 
 _OPENAI_TYPES = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error",
-    500: "server_error", 501: "not_supported_error", 503: "unavailable_error", 504: "timeout_error",
+    500: "server_error", 503: "unavailable_error", 504: "timeout_error",
 }  # fmt: skip
 _ANTHROPIC_TYPES = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
-    429: "rate_limit_error", 500: "api_error", 501: "api_error", 503: "overloaded_error", 504: "timeout_error",
+    429: "rate_limit_error", 500: "api_error", 503: "overloaded_error", 504: "timeout_error",
 }  # fmt: skip
 
 

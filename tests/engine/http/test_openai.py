@@ -360,9 +360,9 @@ async def test_tokens_go_and_come_back_under_both_vocabularies() -> None:
 async def test_infill_needs_a_model_with_markers() -> None:
     async with serving() as served:
         answer = await served.post("/infill", {"model": MODEL, "input_prefix": "def f(", "input_suffix": "): pass"})
-        assert (answer.status_code, answer.json()["error"]["code"]) == (501, "not_supported")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "not_supported")
         answer = await served.post("/v1/completions", {"model": MODEL, "prompt": "a", "suffix": "b"})
-        assert answer.status_code == 501
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "not_supported")
 
 
 async def test_lora_scales_per_request_and_for_all() -> None:
@@ -401,3 +401,27 @@ async def test_slots_show_stages_and_no_text() -> None:
         slots = (await served.client.get("/slots", params={"model": MODEL})).json()
         assert [(slot["is_processing"], slot["own"]) for slot in slots] == [(True, True), (False, False)]
         assert "other" not in str(slots)
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+@pytest.mark.parametrize("joined", [False, True])
+def test_every_choice_begins_with_the_prompt_once(repeats: bool, joined: bool) -> None:
+    """Whether a backend gives the prompt for each choice or for the first, alone or with the tokens after it."""
+    from lathe.engine.generation import Delta, TokenLogprob
+    from lathe.engine.http.completions import Choices
+
+    token = TokenLogprob(5, " b", -1.0)
+    scored = Delta(index=0, text="a", prompt_logprobs=(TokenLogprob(4, "a", None),))
+    deltas = [scored, Delta(index=0, text=" b", tokens=(5,), logprobs=(token,))]
+    if repeats and joined:
+        deltas.append(Delta(index=1, text="a b", tokens=(5,), logprobs=(token,)))
+    else:
+        deltas += [Delta(index=1, text="a")] if repeats else []
+        deltas.append(Delta(index=1, text=" b", tokens=(5,), logprobs=(token,)))
+    choices = Choices(echo=True, n=2)
+    pieces = [piece for delta in deltas for piece in choices.feed(delta)]
+    for index in (0, 1):
+        mine = [piece for piece in pieces if piece.index == index]
+        assert "".join(piece.text for piece in mine) == "a b"
+        offsets = [offset for piece in mine if piece.logprobs for offset in piece.logprobs.text_offset]
+        assert offsets == [0, 1]

@@ -58,7 +58,7 @@ async def send(served: Served, path: str, base: dict[str, Any], name: str, raw: 
     parts = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in base.items() if key != name]
     body = "{" + ", ".join([*parts, f"{json.dumps(name)}: {raw}"]) + "}"
     answer = await served.post(path, body.encode())
-    assert answer.status_code in (200, 400, 404, 501), (path, name, raw, answer.status_code, answer.text[:300])
+    assert answer.status_code in (200, 400, 404), (path, name, raw, answer.status_code, answer.text[:300])
     if answer.status_code == 400:
         assert "error" in answer.json()
     return answer.status_code
@@ -185,7 +185,7 @@ def test_generated_bodies_never_break_the_server(plan: list[tuple[str, st.DataOb
                 answer = await served.client.post(
                     path, content=json.dumps(body).encode(), headers={"content-type": "application/json"}
                 )
-                assert answer.status_code in (200, 400, 404, 501), (path, body, answer.text)
+                assert answer.status_code in (200, 400, 404), (path, body, answer.text)
             assert served.server.state.errors_total == 0
 
     asyncio.run(run())
