@@ -2,8 +2,9 @@
 
     python benchmarks/http_load.py [--clients 1000] [--tokens 20] [--interval 0.5] [--burst 20000]
 
-Four tables: the cost of a token in one fast stream and of a short request; a thousand slow streams at once (first byte,
-memory, processor); refusals while the server is full; and the server at rest. Server and clients are two processes.
+Tables: the cost of a token in one fast stream and of a short request; a thousand slow streams (first byte, memory,
+processor); refusals while the server is full; and the server at rest. Server and clients are two processes; the
+clients' own processor time is part of what they measure.
 """
 
 from __future__ import annotations
@@ -152,10 +153,13 @@ async def token_cost(server: Server, tokens: int) -> list[tuple[str, str]]:
     ]
 
 
-async def one_stream(port: int, tokens: int, interval: float, gate: asyncio.Event) -> tuple[float, int]:
+async def one_stream(
+    port: int, tokens: int, interval: float, gate: asyncio.Event, delay_s: float = 0
+) -> tuple[float, int]:
     """One slow stream; returns the time to its first event and the events received."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     await gate.wait()
+    await asyncio.sleep(delay_s)
     started = time.perf_counter()
     writer.write(ask(tokens, interval))
     first = 0.0
@@ -171,11 +175,16 @@ async def one_stream(port: int, tokens: int, interval: float, gate: asyncio.Even
     return first, received.count(b'"content":" word"')
 
 
-async def many_streams(server: Server, clients: int, tokens: int, interval: float) -> list[tuple[str, str]]:
-    """All clients at once, each with its own connection."""
+async def many_streams(
+    server: Server, clients: int, tokens: int, interval: float, ramp_s: float
+) -> list[tuple[str, str]]:
+    """Clients that all ask within `ramp_s`, each on a connection that is open already."""
     gate = asyncio.Event()
     rss, before = server.rss, server.cpu_s
-    streams = [asyncio.create_task(one_stream(server.port, tokens, interval, gate)) for _ in range(clients)]
+    streams = [
+        asyncio.create_task(one_stream(server.port, tokens, interval, gate, ramp_s * number / clients))
+        for number in range(clients)
+    ]
     await asyncio.sleep(1)
     connected = server.rss
     gate.set()
@@ -249,8 +258,10 @@ def main() -> None:
     arguments = parser.parse_args()
     parts: list[tuple[str, Callable[[Server], Awaitable[list[tuple[str, Any]]]]]] = [
         ("one client", lambda server: token_cost(server, arguments.burst)),
-        ("many slow streams",
-         lambda server: many_streams(server, arguments.clients, arguments.tokens, arguments.interval)),
+        ("slow streams that begin within a second",
+         lambda server: many_streams(server, arguments.clients, arguments.tokens, arguments.interval, 1)),
+        ("slow streams that begin in one moment",
+         lambda server: many_streams(server, arguments.clients, arguments.tokens, arguments.interval, 0)),
         ("a full server", lambda server: refusals(server, PLACES, 500)),
         ("at rest", at_rest),
     ]  # fmt: skip
