@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import msgspec
 
 BlockKind = Literal["heading", "paragraph", "list", "code", "row", "table", "quote", "caption", "cell", "record"]
-"""`row`: one row of a table with its header repeated in words; `cell`: of a notebook; `record`: of CSV or JSON lines."""
+"""`row`: of a table, its header repeated in words; `cell`: of a notebook; `record`: of CSV or JSON lines."""
 SEPARATOR = "\n\n"
 """Stands between two blocks in the text of a document."""
 

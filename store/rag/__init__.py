@@ -1,1 +1,1 @@
-"""RAG stores at rest: one self-describing SQLite file each, with the vectors as the truth and every index rebuildable."""
+"""RAG stores at rest: one self-describing SQLite file each, vectors as the truth, every index rebuildable."""

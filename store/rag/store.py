@@ -1,0 +1,165 @@
+"""`RagStore`: one store file, open. Reads run on snapshots, writes one after another, each a transaction.
+
+Every row's own module has the SQL; this one opens, describes and checks. Invariant: a store opened for writing holds
+the file's lock, so that two processes never write it; readers need no lock and see the last committed batch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from lathe.store import driver
+from lathe.store.database import Database
+from lathe.store.errors import NotFound, StoreCorrupt
+from lathe.store.rag import columns, index, meta, versions
+from lathe.store.rag import verify as checks
+from lathe.store.rag.schema import RAG
+from lathe.store.rag.values import Prefilter, StoreSettings, StoreStats
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlite_utils import Database as Connection
+
+Result = TypeVar("Result")
+_SETTINGS, _PREFILTER = "settings", "prefilter"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
+
+
+class RagStore:
+    """An open store file."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    def create(cls, path: Path, settings: StoreSettings) -> RagStore:
+        """Make a store file, or open the one that is there for writing; its settings are kept then.
+
+        Raises:
+            StoreLocked: another process writes it. StoreCorrupt, StoreTooNew: it is something else or newer.
+        """
+        store = cls(Database.open(path, schema=RAG, prepare=_prepare))
+        if store.read(lambda db: meta.get(db, _SETTINGS, StoreSettings)) is None:
+            with store._closed_on_error():
+                store.write(lambda db: meta.put(db, _SETTINGS, settings))
+        return store
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False) -> RagStore:
+        """Open an existing store file."""
+        if not path.exists():
+            raise NotFound(f"there is no store {path}", hint="`lathe rag build` makes one")
+        store = cls(Database.open(path, schema=RAG, read_only=read_only, prepare=_prepare))
+        with store._closed_on_error():
+            store.settings()
+        return store
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._database.path
+
+    @property
+    def read_only(self) -> bool:
+        """Whether it was opened without the writer's lock."""
+        return self._database.read_only
+
+    def read(self, work: Callable[[Connection], Result], *, cancelled: Callable[[], bool] | None = None) -> Result:
+        """Run work on one snapshot; `cancelled` ends a long statement from another thread."""
+        return self._database.read(work, cancelled=cancelled)
+
+    def write(self, work: Callable[[Connection], Result]) -> Result:
+        """Run work as one transaction and wait until it is on disk."""
+        return self._database.write(work).result()
+
+    def settings(self) -> StoreSettings:
+        """What the store was made for."""
+        found = self.read(lambda db: meta.get(db, _SETTINGS, StoreSettings))
+        if found is None:
+            raise StoreCorrupt(f"{self.path} does not say what it is", hint="it was never finished: build it again")
+        return found
+
+    def change_settings(self, settings: StoreSettings) -> None:
+        """Write the settings anew."""
+        self.write(lambda db: meta.put(db, _SETTINGS, settings))
+
+    def prefilter(self) -> Prefilter | None:
+        """The calibration of the binary prefilter, where it was measured."""
+        return self.read(lambda db: meta.get(db, _PREFILTER, Prefilter))
+
+    def set_prefilter(self, prefilter: Prefilter) -> None:
+        """Keep a calibration."""
+        self.write(lambda db: meta.put(db, _PREFILTER, prefilter))
+
+    def stats(self) -> StoreStats:
+        """The store in figures."""
+
+        def work(db: Connection) -> StoreStats:
+            every = columns.all_columns(db)
+            active = next((column for column in every if column.state == "active"), None)
+            newest = versions.listing(db, 1)
+            return StoreStats(
+                settings=meta.get(db, _SETTINGS, StoreSettings) or StoreSettings(name=self.path.stem),
+                documents=db.execute("SELECT count(*) FROM documents").fetchone()[0],
+                passages=db.execute("SELECT count(*) FROM passages").fetchone()[0],
+                errors=db.execute("SELECT count(*) FROM errors").fetchone()[0],
+                columns=every,
+                version=newest[0] if newest else None,
+                questions=db.execute("SELECT count(*) FROM questions").fetchone()[0],
+                bytes=self.path.stat().st_size,
+                prefilter=meta.get(db, _PREFILTER, Prefilter),
+                index=_index_state(db, active.number) if active else "no vectors",
+            )
+
+        return self.read(work)
+
+    def verify(self, report: checks.Report = lambda label, done, total: None) -> checks.Verdict:
+        """Read everything and compare it with its seals; a store open for writing checks its keyword index, too."""
+        work: Callable[[Connection], checks.Verdict] = lambda db: checks.verify(db, report)  # noqa: E731
+        return self.read(work) if self.read_only else self.write(work)
+
+    def rebuild_indexes(self, report: Callable[[int], None] = lambda _: None) -> int:
+        """Make every index again from documents and vectors; returns the vectors indexed."""
+        return self.write(lambda db: checks.mend(db, report))
+
+    def close(self) -> None:
+        """Finish what was queued and let go of the file."""
+        self._database.close()
+
+    def __enter__(self) -> RagStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+
+def is_store_name(name: str) -> bool:
+    """Tell whether a text can name a store: one plain file name, the same on every file system."""
+    return _NAME.match(name) is not None and not name.endswith(".")
+
+
+def _prepare(connection: Connection) -> None:
+    """Load sqlite-vec where this SQLite can; without it the vectors are searched all the same."""
+    if driver.capabilities().extensions:
+        with suppress(ImportError):
+            driver.load_vectors(connection.conn)
+
+
+def _index_state(db: Connection, number: int) -> str:
+    state = index.state(db, number)
+    if not index.available(db):
+        return "sqlite-vec is not loaded"
+    return state.state if state else "none"
