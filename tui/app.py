@@ -52,36 +52,88 @@ class LatheApp(App[None]):
     MODES: ClassVar[dict[str, Callable[[], Screen[Any]]]] = {  # type: ignore[assignment]
         place.mode: place.open for place in PLACES
     }
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
-        (0, "-tiny"), (60, "-narrow"), (100, "-normal"), (140, "-wide"),
-    ]  # fmt: skip
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
-        (0, "-flat"),
-        (16, "-short"),
-        (30, "-middle"),
-        (40, "-tall"),
-    ]
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (60, "-narrow"), (100, "-normal"), (140, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-flat"), (16, "-short"), (30, "-middle"), (40, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+p,colon", "commands", "commands", show=False, id="app.commands", tooltip="Find and run any action"),
-        Binding("f1,question_mark", "help", "help", show=False, id="app.help", tooltip="Keys of this place; again: all"),
-        Binding("ctrl+o", "jump", "jump", show=False, id="app.jump", tooltip="Go to any place or panel, also from text boxes"),
-        Binding("ctrl+q", "quit", "quit", show=False, priority=True, id="app.quit", tooltip="Leave; jobs and servers continue"),
-        Binding("ctrl+c", "stop", "stop", show=False, id="app.stop", tooltip="Copy the selection, else stop streaming here"),
-        Binding("ctrl+z", "suspend_process", "suspend", show=False, id="app.suspend", tooltip="Back to the shell; fg returns"),
-        Binding("q", "how_to_quit", "how to quit", show=False, id="app.how_to_quit", tooltip="Says how to quit; q alone never does"),
-        Binding("minus", "last_place", "last place", show=False, id="app.last", tooltip="Go back to the place before this one"),
-        Binding("Y", "copy_command", "copy command", show=False, id="app.copy_command",
-                tooltip="Copy the command line equal to what was done last, or to what is shown"),
+        Binding(
+            "ctrl+p,colon", "commands", "commands", show=False, id="app.commands", tooltip="Find and run any action"
+        ),
+        Binding(
+            "f1,question_mark", "help", "help", show=False, id="app.help", tooltip="Keys of this place; again: all"
+        ),
+        Binding(
+            "ctrl+o",
+            "jump",
+            "jump",
+            show=False,
+            id="app.jump",
+            tooltip="Go to any place or panel, also from text boxes",
+        ),
+        Binding(
+            "ctrl+q",
+            "quit",
+            "quit",
+            show=False,
+            priority=True,
+            id="app.quit",
+            tooltip="Leave; jobs and servers continue",
+        ),
+        Binding(
+            "ctrl+c", "stop", "stop", show=False, id="app.stop", tooltip="Copy the selection, else stop streaming here"
+        ),
+        Binding(
+            "ctrl+z",
+            "suspend_process",
+            "suspend",
+            show=False,
+            id="app.suspend",
+            tooltip="Back to the shell; fg returns",
+        ),
+        Binding(
+            "q",
+            "how_to_quit",
+            "how to quit",
+            show=False,
+            id="app.how_to_quit",
+            tooltip="Says how to quit; q alone never does",
+        ),
+        Binding(
+            "minus",
+            "last_place",
+            "last place",
+            show=False,
+            id="app.last",
+            tooltip="Go back to the place before this one",
+        ),
+        Binding(
+            "Y",
+            "copy_command",
+            "copy command",
+            show=False,
+            id="app.copy_command",
+            tooltip="Copy the command line equal to what was done last, or to what is shown",
+        ),
         Binding("T", "next_theme", "theme", show=False, id="app.theme", tooltip="Next of Lathe's themes"),
-        Binding("ctrl+g", "next_glyphs", "glyphs", show=False, id="app.glyphs", tooltip="unicode, blocks or ascii characters"),
+        Binding(
+            "ctrl+g",
+            "next_glyphs",
+            "glyphs",
+            show=False,
+            id="app.glyphs",
+            tooltip="unicode, blocks or ascii characters",
+        ),
         *(
-            Binding(key, f"go('{place.mode}')", place.title, show=False, id=f"go.{place.mode}{suffix}", tooltip=place.about)
+            Binding(
+                key, f"go('{place.mode}')", place.title, show=False, id=f"go.{place.mode}{suffix}", tooltip=place.about
+            )
             for place in PLACES
             for key, suffix in (
-                [(place.key, ""), *([(f"f{int(place.key) + 1}", ".alias")] if place.key != "0" else [])] if place.key else []
+                [(place.key, ""), *([(f"f{int(place.key) + 1}", ".alias")] if place.key != "0" else [])]
+                if place.key
+                else []
             )
         ),
-    ]  # fmt: skip
+    ]
 
     def __init__(
         self,
@@ -269,8 +321,7 @@ class LatheApp(App[None]):
 
     def tell(self, text: str, severity: SeverityLevel = "information") -> None:
         """Say something in passing; it stays in the log."""
-        level = "info" if severity == "information" else "warn"
-        self.board.note(LogLine(time.time(), level, "front", text))  # type: ignore[arg-type]
+        self.board.note(LogLine(time.time(), "info" if severity == "information" else "warn", "front", text))
         self.notify(text, severity=severity, timeout=5)
 
     def notify(
@@ -446,22 +497,26 @@ class LatheApp(App[None]):
         """Ask for a file and write rows as CSV, JSON or Markdown, by its suffix."""
         from lathe.tui.screens.dialogs import Ask
 
-        def write(path: str | None) -> None:
-            if not path:
-                return
-            target = Path(path).expanduser()
-            try:
-                target.write_text(_as_text(rows, target.suffix), encoding="utf-8")
-            except OSError as error:
-                self.report(describe(error))
-            else:
-                self.tell(f"{formats.many(len(rows), 'row')} written to {target}")
-
         if not rows:
             self.notify("Nothing is shown, so there is nothing to export.", severity="warning")
             return
         default = str(self.state_dir / f"{name}.csv") if self.state_dir else f"{name}.csv"
-        self.push_screen(Ask("Export what is shown", "File (.csv, .json or .md)", default), write)
+        self.push_screen(
+            Ask("Export what is shown", "File (.csv, .json or .md)", default),
+            lambda path: self.write(path, _as_text(rows, Path(path).suffix)) if path else None,
+        )
+
+    def write(self, path: str | None, text: str) -> None:
+        """Write a text the user asked for, and say where it is."""
+        if not path:
+            return
+        target = Path(path).expanduser()
+        try:
+            target.write_text(text, encoding="utf-8", errors="replace")
+        except OSError as error:
+            self.report(describe(error))
+        else:
+            self.tell(f"Written to {target}")
 
     @property
     def state_dir(self) -> Path | None:

@@ -20,8 +20,11 @@ MAX_CHARS = 200
 _TERM = re.compile(r'/(?:\\.|[^/])+/|[\w.]+(?:>=|<=|=|>|<)"[^"]*"|"[^"]*"|\S+')
 _COMPARISON = re.compile(r"([\w.]+)(>=|<=|=|>|<)(.+)")
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    ">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le,
-}  # fmt: skip
+    ">": operator.gt,
+    "<": operator.lt,
+    ">=": operator.ge,
+    "<=": operator.le,
+}
 
 
 def compile_filter(text: str) -> Test | None:

@@ -49,8 +49,8 @@ class Glyphs(msgspec.Struct, frozen=True):
 
 
 UNICODE = Glyphs(
-    name="unicode", levels=" ▁▂▃▄▅▆▇█", partial="╸", full="━", track="─", border="round", ellipsis="…",
-    branch="├ ", last_branch="╰ ", cursor="▌", marked="●", unmarked="·", good="●", busy="◐", idle="○", bad="✕", warn="▲",
+    name="unicode", levels=" ▁▂▃▄▅▆▇█", partial="╸", full="━", track="─", border="round", ellipsis="…", branch="├ ",
+    last_branch="╰ ", cursor="▌", marked="●", unmarked="·", good="●", busy="◐", idle="○", bad="✕", warn="▲",
     arrow="→", up="▲", down="▼", separator="·", caret="▌", on="on", off="off", rule="─",
 )  # fmt: skip
 BLOCKS = Glyphs(

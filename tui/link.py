@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-import msgspec
 from lathe.engine.errors import Failure, LatheError, UnavailableError, describe
 from lathe.engine.events import (
     Event,
@@ -25,12 +24,12 @@ from lathe.engine.events import (
 )
 from lathe.engine.workbench import Workbench
 from lathe.tui.board import Board, apply
+from lathe.tui.views.loglines import parse_engine_line
 
 Connect = Callable[[], Awaitable[Workbench]]
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 8.0
 ANSWER_S = 10.0
 """A snapshot that takes longer means that the engine is gone."""
-_LINE = msgspec.json.Decoder(LogLine)
 
 
 class Listener(Protocol):
@@ -139,7 +138,7 @@ class Link:
         if not self._board.attached:
             self._board.past(await bench.history(300))
             for text in (await bench.log(-1, 500)).lines:
-                self._board.note(_parsed(text))
+                self._board.note(parse_engine_line(text))
         self._board.models, self._board.settings = tuple(models), tuple(settings)
         self._board.take(snapshot)
         self._board.lost = None
@@ -167,11 +166,3 @@ class Link:
                 event, JobChanged | WorkerChanged | ServerChanged | ModelsChanged | SettingsChanged | LogLine
             ):
                 self._listener.happened(event)
-
-
-def _parsed(text: str) -> LogLine:
-    """A line of the engine's log; one that is no JSON is shown as it is."""
-    try:
-        return _LINE.decode(text)
-    except msgspec.DecodeError:
-        return LogLine(ts=0.0, level="info", source="engine", text=text)

@@ -42,12 +42,22 @@ class Place(msgspec.Struct, frozen=True):
 
 PLACES: tuple[Place, ...] = (
     Place("dashboard", "1", "Dashboard", "Dash", "dashboard:Dashboard", "what the machine does now", "lathe status"),
-    Place("models", "2", "Models", "Models", "models:Models", "the catalogue; load, convert, verify", "lathe models list"),
+    Place(
+        "models", "2", "Models", "Models", "models:Models", "the catalogue; load, convert, verify", "lathe models list"
+    ),
     Place("serve", "4", "Serve", "Serve", "serve:Serve", "the HTTP API, its keys and requests", "lathe serve"),
     Place("chat", "0", "Playground", "Chat", "playground:Playground", "talk to one or two models", "lathe chat"),
     Place("jobs", "7", "Jobs", "Jobs", "jobs:Jobs", "the queue, progress and logs", "lathe jobs list"),
-    Place("logs", "8", "Logs", "Logs", "logs:Logs", "what needs attention, and everything said", "lathe logs"),
-    Place("settings", "9", "Settings", "Set", "settings:SettingsPlace", "values and where they come from", "lathe config show"),
+    Place("logs", "8", "Logs", "Logs", "logs:Logs", "what needs attention, and the log", "lathe logs"),
+    Place(
+        "settings",
+        "9",
+        "Settings",
+        "Set",
+        "settings:SettingsPlace",
+        "values and where they come from",
+        "lathe config show",
+    ),
     Place("doctor", "", "Doctor", "Doctor", "doctor:Doctor", "what this machine can do", "lathe doctor"),
-)  # fmt: skip
+)
 BY_MODE = {place.mode: place for place in PLACES}

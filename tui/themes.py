@@ -121,8 +121,8 @@ def inks(theme: Theme, colour: bool = True) -> Inks:
     dim = foreground.blend(background, 0.36)
     faint = foreground.blend(background, 0.68)
 
-    def ink(colour: Color, ground: Color | None = None, **attributes: bool) -> Style:
-        return Style(color=colour.rich_color, bgcolor=ground.rich_color if ground else None, **attributes)
+    def ink(colour: Color, ground: Color | None = None, *, bold: bool = False) -> Style:
+        return Style(color=colour.rich_color, bgcolor=ground.rich_color if ground else None, bold=bold or None)
 
     return {
         "text": ink(foreground),

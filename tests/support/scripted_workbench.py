@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -378,6 +379,10 @@ class ScriptedWorkbench:
             await asyncio.sleep(0)
         return self._job(job_id)
 
+    async def previous(self, step: Step) -> Job | None:
+        """No step was done before."""
+        return None
+
     async def cancel(self, job_id: str, force: bool = False) -> Job:
         self._enter("cancel", job_id, force)
         job = self._job(job_id)
@@ -526,7 +531,9 @@ class ScriptedWorkbench:
 
     def _log(self, source: str, message: str, level: str = "info") -> None:
         line = LogLine(ts=self.now, level=level, source=source, text=message)  # type: ignore[arg-type]
-        self.lines.append(msgspec.json.encode(line).decode())
+        stamp = datetime.fromtimestamp(self.now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        record = {"v": 1, "ts": stamp, "level": level, "source": source, "text": message}
+        self.lines.append(msgspec.json.encode(record).decode())
         self.emit(line)
 
     def _timing(self, request: GenerationRequest, generated: int) -> Timing:

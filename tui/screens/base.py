@@ -32,7 +32,13 @@ if TYPE_CHECKING:
 
 HELP_HINT = Hint("?", "help", "app.help", "app.help")
 COMMANDS_HINT = Hint(":", "commands", "app.commands", "app.commands")
-JUMP_HINT = Hint("^o", "jump", "app.jump", "app.jump")
+TYPING_HINTS = (
+    Hint("esc", "leave", "screen.back", "place.back"),
+    Hint("^o", "jump", "app.jump", "app.jump"),
+    Hint("^p", "commands", "app.commands", "app.commands"),
+    Hint("f1", "help", "app.help", "app.help"),
+)
+"""In a text box `?` and `:` are letters."""
 
 
 class FilterRow(Input):
@@ -91,6 +97,17 @@ class PlaceScreen(Screen[None]):
     def copy_text(self) -> tuple[str, str]:
         """(value, what it is) for `y`."""
         return "", ""
+
+    def open_key(self, key: str) -> None:
+        """Put the cursor on a row of the place."""
+        target = self.target_list()
+        if isinstance(target, Grid):
+            target.select(key)
+
+    @classmethod
+    def widgets_with_bindings(cls) -> tuple[type[Widget], ...]:
+        """Widgets of this place that have keys of their own, for help and palette."""
+        return (Grid,)
 
     def command(self) -> str:
         """The command line equal to what the place shows, for `Y`."""
@@ -178,10 +195,7 @@ class PlaceScreen(Screen[None]):
 
     def show_hints(self) -> None:
         """Bring the last row up to date."""
-        tail = [JUMP_HINT, HELP_HINT] if self.typing else [HELP_HINT, COMMANDS_HINT]
-        if self.typing:
-            tail = [Hint("esc", "leave", "screen.back", "place.back"), Hint("^o", "jump", "app.jump", "app.jump"),
-                    Hint("f1", "help", "app.help", "app.help")]  # fmt: skip
+        tail = TYPING_HINTS if self.typing else (HELP_HINT, COMMANDS_HINT)
         rows = self.query(HintsRow)
         if rows:
             rows.first().show(self.hints(), tail)
@@ -249,6 +263,7 @@ class PlaceScreen(Screen[None]):
         if isinstance(target, Grid):
             target.next_sort()
             target.refresh()
+            self.after_filter()
 
     def action_sort_reverse(self) -> None:
         """Turn the order round."""
@@ -301,9 +316,7 @@ class PlaceScreen(Screen[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Refuse what would change something in a read-only session."""
-        if self.lathe.read_only and action in self.changing():
-            return False
-        return True
+        return not (self.lathe.read_only and action in self.changing())
 
     def changing(self) -> Iterable[str]:
         """Names of the actions that change the engine's state."""

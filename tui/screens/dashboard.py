@@ -11,7 +11,7 @@ from lathe.tui.glyphs import Glyphs
 from lathe.tui.screens.base import PlaceScreen
 from lathe.tui.text import line as one_line
 from lathe.tui.views import machine, rows
-from lathe.tui.widgets.base import Canvas, Panel, Painter
+from lathe.tui.widgets.base import Canvas, Painter, Panel
 from lathe.tui.widgets.grid import Grid
 from lathe.tui.widgets.paint import Line, cell, wrap
 from textual import on
@@ -62,7 +62,7 @@ class Dashboard(PlaceScreen):
         self.query_one("#memory", Panel).entitle(
             "Memory" if snapshot.sample and snapshot.sample.devices else "Memory and CPU"
         )
-        self.query_one("#throughput", Panel).entitle(f"Throughput  {window}")
+        self.query_one("#throughput", Panel).entitle("Throughput", window)
         seconds = int(snapshot.traffic.window_s)
         self.query_one("#latency", Panel).entitle(
             f"Latency  {seconds // 60}m" if seconds >= 60 else f"Latency  {seconds}s"
@@ -75,7 +75,7 @@ class Dashboard(PlaceScreen):
         grid = self.query_one(Grid)
         panel = self.query_one("#requests", Panel)
         shown = sum(not row.heading for row in grid.rows)
-        panel.footnote(f"{shown} of {grid.total}" + (f"  filter: {grid.filter_text}" if grid.filter_text else ""))
+        panel.footnote(f"{shown} of {grid.total}", f"filter: {grid.filter_text}" if grid.filter_text else "")
 
     def _jobs(self, width: int, height: int) -> list[Line]:
         now, glyphs = self.lathe.now(), self.lathe.glyphs
@@ -84,10 +84,17 @@ class Dashboard(PlaceScreen):
             state, ink = rows.state_of(job, now, glyphs)
             right = formats.percent(job.progress.fraction) if job.state == "running" else ""
             eta = rows.eta_of(job, now) if job.state == "running" else formats.duration(rows.elapsed_of(job, now))
-            lines.append([
-                (cell(job.id, 6), "dim"), (" ", "text"), (cell(job.title, width - 33), "text"), (" ", "text"),
-                (cell(state, 13), ink), (cell(right, 5, ">"), "value"), (cell(eta, 7, ">"), "dim"),
-            ])  # fmt: skip
+            lines.append(
+                [
+                    (cell(job.id, 6), "dim"),
+                    (" ", "text"),
+                    (cell(job.title, width - 33), "text"),
+                    (" ", "text"),
+                    (cell(state, 13), ink),
+                    (cell(right, 5, ">"), "value"),
+                    (cell(eta, 7, ">"), "dim"),
+                ]
+            )
         return lines[:height] or [[("No jobs yet. Convert or quantize a model on the Models screen.", "dim")]]
 
     def _attention(self, width: int, height: int) -> list[Line]:
@@ -133,14 +140,24 @@ class Dashboard(PlaceScreen):
         row = next((r for r in snapshot.traffic.requests if r.id == message.key), None) if snapshot else None
         if row is None:
             return
-        from lathe.tui.screens.dialogs import Facts
+        from lathe.tui.screens.reading import Facts
 
-        self.app.push_screen(Facts(f"Request {row.id}", [
-            ("model", row.model), ("client", row.client), ("state", row.stage),
-            ("prompt", f"{row.prompt_tokens} tokens"), ("answer", f"{row.generated} tokens"),
-            ("first token", formats.latency(row.ttft_s)), ("speed", f"{formats.rate(row.tokens_per_s)} tok/s"),
-            ("age", formats.ago(row.age_s)), ("", "The prompt is not kept: the engine stores no content."),
-        ]))  # fmt: skip
+        self.app.push_screen(
+            Facts(
+                f"Request {row.id}",
+                [
+                    ("model", row.model),
+                    ("client", row.client),
+                    ("state", row.stage),
+                    ("prompt", f"{row.prompt_tokens} tokens"),
+                    ("answer", f"{row.generated} tokens"),
+                    ("first token", formats.latency(row.ttft_s)),
+                    ("speed", f"{formats.rate(row.tokens_per_s)} tok/s"),
+                    ("age", formats.ago(row.age_s)),
+                    ("", "The prompt is not kept: the engine stores no content."),
+                ],
+            )
+        )
 
     def action_open(self) -> None:
         """Open the row under the cursor."""

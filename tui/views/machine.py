@@ -60,8 +60,15 @@ def memory_panel(board: Board, width: int, height: int, glyphs: Glyphs) -> list[
     if sample.swap_total:
         extras.append(_meter("Swap", sample.swap_used, sample.swap_total, width, glyphs))
     if sample.disk_read_bps is not None or sample.disk_write_bps is not None:
-        extras.append([("Disk I/O  ", "dim"), (f"{formats.size(sample.disk_read_bps)}/s", "value"), (" read  ", "dim"),
-                       (f"{formats.size(sample.disk_write_bps)}/s", "value"), (" write", "dim")])  # fmt: skip
+        extras.append(
+            [
+                ("Disk I/O  ", "dim"),
+                (f"{formats.size(sample.disk_read_bps)}/s", "value"),
+                (" read  ", "dim"),
+                (f"{formats.size(sample.disk_write_bps)}/s", "value"),
+                (" write", "dim"),
+            ]
+        )
     if not sample.devices:
         extras.append(
             [(f"{glyphs.separator} no accelerator found: models run on the processor  (lathe doctor)", "dim")]
@@ -89,8 +96,16 @@ def _device(
     lines: list[Line] = []
     if detailed:
         lines.append([(f"GPU{index} ", "dim"), (one_line(device.name, 60), "text")])
-    lines.append(_meter(f"GPU{index}" if not detailed else "VRAM", device.memory_used, device.memory_total, width, glyphs,
-                        (weights, kv + compute)))  # fmt: skip
+    lines.append(
+        _meter(
+            f"GPU{index}" if not detailed else "VRAM",
+            device.memory_used,
+            device.memory_total,
+            width,
+            glyphs,
+            (weights, kv + compute),
+        )
+    )
     lines.append(_legend(weights, kv, device.memory_used, compute))
     return lines
 
@@ -134,9 +149,14 @@ def _meter(
 def _legend(weights: float, kv: float, used: float | None, compute: float) -> Line:
     other = max(0.0, used - weights - kv - compute) if used is not None else None
     return [
-        ("     ", "text"), ("weights ", "part1"), (formats.size(weights), "text"), ("  KV ", "part2"),
-        (formats.size(kv + compute), "text"), ("  other ", "part3"), (formats.size(other), "text"),
-    ]  # fmt: skip
+        ("     ", "text"),
+        ("weights ", "part1"),
+        (formats.size(weights), "text"),
+        ("  KV ", "part2"),
+        (formats.size(kv + compute), "text"),
+        ("  other ", "part3"),
+        (formats.size(other), "text"),
+    ]
 
 
 def _cpu(sample: Sample, width: int, glyphs: Glyphs) -> Line:
@@ -163,10 +183,22 @@ def throughput_panel(board: Board, width: int, height: int, glyphs: Glyphs) -> l
         return []
     traffic = snapshot.traffic
     facts: list[Line] = [
-        _pair("requests", formats.count(traffic.requests_total), "errors", formats.count(traffic.errors), width,
-              bad=bool(traffic.errors)),
-        _pair("tokens out", formats.count(traffic.generated_tokens_total), "in", formats.count(traffic.prompt_tokens_total), width),
-    ]  # fmt: skip
+        _pair(
+            "requests",
+            formats.count(traffic.requests_total),
+            "errors",
+            formats.count(traffic.errors),
+            width,
+            bad=bool(traffic.errors),
+        ),
+        _pair(
+            "tokens out",
+            formats.count(traffic.generated_tokens_total),
+            "in",
+            formats.count(traffic.prompt_tokens_total),
+            width,
+        ),
+    ]
     seen = traffic.prompt_tokens_total + traffic.cached_tokens_total
     hit = traffic.cached_tokens_total / seen if seen else None
     facts.append(_pair("from prefix cache", formats.percent(hit), "rejected", formats.count(traffic.rejected), width))
@@ -238,14 +270,25 @@ def queue_panel(board: Board, width: int, height: int, glyphs: Glyphs) -> list[L
     slots = sum(worker.info.slots for worker in snapshot.workers if worker.info is not None and worker.phase == "ready")
     lines: list[Line] = [
         fit(
-            [("active ", "dim"), (f"{traffic.running}/{slots}" if slots else str(traffic.running), "value"), ("   waiting ", "dim"),
-             (str(traffic.waiting), "warn" if traffic.waiting else "value"), ("   refused ", "dim"),
-             (str(traffic.rejected), "warn" if traffic.rejected else "text")], width,
+            [
+                ("active ", "dim"),
+                (f"{traffic.running}/{slots}" if slots else str(traffic.running), "value"),
+                ("   waiting ", "dim"),
+                (str(traffic.waiting), "warn" if traffic.waiting else "value"),
+                ("   refused ", "dim"),
+                (str(traffic.rejected), "warn" if traffic.rejected else "text"),
+            ],
+            width,
         )
-    ]  # fmt: skip
+    ]
     kv = traffic.kv_used / traffic.kv_tokens if traffic.kv_tokens else None
-    lines.append([("KV   ", "dim"), *bar(kv, width - 18, glyphs, "part2"),
-                  (cell(f"{formats.count(traffic.kv_used)}/{formats.count(traffic.kv_tokens)}", 13, ">"), "value")])  # fmt: skip
+    lines.append(
+        [
+            ("KV   ", "dim"),
+            *bar(kv, width - 18, glyphs, "part2"),
+            (cell(f"{formats.count(traffic.kv_used)}/{formats.count(traffic.kv_tokens)}", 13, ">"), "value"),
+        ]
+    )
     lines.append(_slots(snapshot, slots))
     room = height - len(lines)
     if room > 0:

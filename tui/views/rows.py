@@ -8,7 +8,8 @@ from lathe.engine.states import RequestRow, Snapshot
 from lathe.engine.steps import ScanStep
 from lathe.tui import formats
 from lathe.tui.glyphs import Glyphs
-from lathe.tui.widgets.grid import Cell, Column, Row
+from lathe.tui.widgets.columns import Column
+from lathe.tui.widgets.grid import Cell, Row
 from lathe.tui.widgets.paint import bar
 
 STALLED_S = 30.0
@@ -61,18 +62,26 @@ def _request(row: RequestRow) -> Row:
         (formats.rate(row.tokens_per_s), quiet if row.finished else "value"),
         (formats.ago(row.age_s), quiet),
     )
-    fields = {"id": row.id, "model": row.model, "state": row.stage, "client": row.client, "in": row.prompt_tokens,
-              "out": row.generated, "speed": row.tokens_per_s, "age": row.age_s}  # fmt: skip
-    return Row(row.id, cells, dict(fields))
+    fields: dict[str, str | float | None] = {
+        "id": row.id,
+        "model": row.model,
+        "state": row.stage,
+        "client": row.client,
+        "in": row.prompt_tokens,
+        "out": row.generated,
+        "speed": row.tokens_per_s,
+        "age": row.age_s,
+    }
+    return Row(row.id, cells, fields)
 
 
 JOBS = (
     Column("id", most=8, sort="created"),
     Column("kind", rank=2, least=8, most=10, sort="kind"),
-    Column("title", least=14, most=60, flex=True, sort="title"),
+    Column("title", least=26, most=60, flex=True, sort="title"),
     Column("state", least=9, most=12, sort="state"),
     Column("stage", rank=4, least=9, most=18),
-    Column("progress", rank=1, least=14, most=28),
+    Column("progress", rank=1, least=14, most=20),
     Column("%", ">", least=4),
     Column("rate", ">", rank=5, least=10, most=14),
     Column("elapsed", ">", rank=3, least=7),
@@ -164,9 +173,14 @@ def _job(job: Job, now: float, glyphs: Glyphs) -> Row:
         (job.lane, "dim"),
     )
     fields: dict[str, str | float | None] = {
-        "id": job.id, "kind": kind_of(job), "title": job.title, "state": "stalled" if stalled(job, now) else job.state,
-        "lane": job.lane, "created": job.created_at, "model": target_of(job),
-    }  # fmt: skip
+        "id": job.id,
+        "kind": kind_of(job),
+        "title": job.title,
+        "state": "stalled" if stalled(job, now) else job.state,
+        "lane": job.lane,
+        "created": job.created_at,
+        "model": target_of(job),
+    }
     return Row(job.id, cells, fields)
 
 
@@ -184,10 +198,11 @@ def result_of(job: Job) -> str:
 
 def attention(snapshot: Snapshot, now: float) -> list[tuple[str, str, Failure, float]]:
     """(what, kind, why, when) of everything that went wrong and was not mended, newest first."""
-    found: list[tuple[str, str, Failure, float]] = []
-    for worker in snapshot.workers:
-        if worker.failure is not None and worker.phase in ("failed", "quarantined"):
-            found.append((worker.name, worker.phase, worker.failure, worker.since))
+    found: list[tuple[str, str, Failure, float]] = [
+        (worker.name, worker.phase, worker.failure, worker.since)
+        for worker in snapshot.workers
+        if worker.failure is not None and worker.phase in ("failed", "quarantined")
+    ]
     for job in snapshot.jobs:
         if job.state == "failed" and job.failure is not None:
             found.append((job.id, "failed", job.failure, job.finished_at or 0.0))

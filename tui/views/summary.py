@@ -21,22 +21,46 @@ def summary(board: Board, width: int, height: int, glyphs: Glyphs) -> list[Line]
         for index, device in enumerate(sample.devices[:2]):
             lines.append(_gauge(f"GPU{index}", device.memory_used, device.memory_total, room, glyphs))
         lines.append(_gauge("RAM", sample.memory_used, sample.memory_total, room, glyphs))
-    lines.append([("gen ", "dim"), (f"{formats.rate(traffic.decode_tps)} tok/s", "value"), ("  prompt ", "dim"),
-                  (formats.rate(traffic.prefill_tps), "value")])  # fmt: skip
+    lines.append(
+        [
+            ("gen ", "dim"),
+            (f"{formats.rate(traffic.decode_tps)} tok/s", "value"),
+            ("  prompt ", "dim"),
+            (formats.rate(traffic.prefill_tps), "value"),
+        ]
+    )
     for name, quantiles in (("TTFT", traffic.ttft), ("ITL", traffic.itl)):
         if quantiles.p50 is not None:
-            lines.append([(f"{name:<5}", "dim"), (f"p50 {formats.latency(quantiles.p50)}  ", "text"),
-                          (f"p95 {formats.latency(quantiles.p95)}", "text")])  # fmt: skip
-    lines.append([("run ", "dim"), (str(traffic.running), "value"), ("  wait ", "dim"), (str(traffic.waiting), "value"),
-                  ("  models ", "dim"), (str(len(snapshot.workers)), "value")])  # fmt: skip
+            lines.append(
+                [
+                    (f"{name:<5}", "dim"),
+                    (f"p50 {formats.latency(quantiles.p50)}  ", "text"),
+                    (f"p95 {formats.latency(quantiles.p95)}", "text"),
+                ]
+            )
+    lines.append(
+        [
+            ("run ", "dim"),
+            (str(traffic.running), "value"),
+            ("  wait ", "dim"),
+            (str(traffic.waiting), "value"),
+            ("  models ", "dim"),
+            (str(len(snapshot.workers)), "value"),
+        ]
+    )
     for job in snapshot.jobs:
         if job.state == "running":
             done = formats.percent(job.progress.fraction)
             lines.append(spread([(f"{job.id} ", "dim"), (one_line(job.title), "text")], [(f" {done}", "value")], width))
-    for row in traffic.requests:
-        if not row.finished:
-            lines.append([(f"{row.id} ", "dim"), (cell(row.model, max(8, width - 26)), "text"),
-                          (f" {row.stage} {row.generated} tok", "dim")])  # fmt: skip
+    live = [row for row in traffic.requests if not row.finished]
+    lines += [
+        [
+            (f"{row.id} ", "dim"),
+            (cell(row.model, max(8, width - 26)), "text"),
+            (f" {row.stage} {row.generated} tok", "dim"),
+        ]
+        for row in live
+    ]
     return lines[: height - 1] + [[("below 60x16: text summary only", "faint")]] * (height > 6)
 
 

@@ -37,13 +37,18 @@ class Look(Protocol):
     glyphs: Glyphs
 
 
+def look_of(widget: Widget) -> Look:
+    """Inks and glyphs of the app a widget lives in."""
+    return cast(Look, widget.app)
+
+
 class Painted(Widget):
     """A widget that draws its own lines with inks."""
 
     @property
     def look(self) -> Look:
         """Inks and glyphs of the running app."""
-        return cast(Look, self.app)
+        return look_of(self)
 
     @property
     def glyphs(self) -> Glyphs:
@@ -119,17 +124,23 @@ class Panel(Vertical):
         if title:
             self.entitle(title)
 
-    def entitle(self, title: str) -> None:
-        """Set the text in the upper border."""
+    def entitle(self, *parts: str) -> None:
+        """Set the text in the upper border: the name, then facts; empty parts are left out."""
+        title = self._joined(parts)
         if title != self.title_text:
             self.title_text = title
-            self.border_title = cast(Any, Content(one_line(title)))
+            self.border_title = cast(Any, Content(title))
 
-    def footnote(self, text: str) -> None:
+    def footnote(self, *parts: str) -> None:
         """Set the text in the lower border."""
+        text = self._joined(parts)
         if text != self.footnote_text:
             self.footnote_text = text
-            self.border_subtitle = cast(Any, Content(one_line(text)))
+            self.border_subtitle = cast(Any, Content(text))
+
+    def _joined(self, parts: tuple[str, ...]) -> str:
+        glyphs: Glyphs | None = getattr(self.app, "glyphs", None) if self.is_attached else None
+        return f" {glyphs.separator if glyphs else '-'} ".join(one_line(part) for part in parts if part)
 
 
 def _safe(text: str | Text) -> str | Text:

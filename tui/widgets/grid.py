@@ -14,6 +14,7 @@ import msgspec
 from lathe.tui.filters import compile_filter
 from lathe.tui.text import line as one_line
 from lathe.tui.widgets.base import Painted
+from lathe.tui.widgets.columns import Column, lay_out
 from lathe.tui.widgets.paint import Line, Span, cell
 from rich.cells import cell_len
 from textual import events
@@ -24,21 +25,8 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 Cell = str | Span
-GAP = 2
-
-
-class Column(msgspec.Struct, frozen=True):
-    """One column; `rank` 0 is always shown, higher ranks go first where there is no room."""
-
-    title: str
-    align: str = "<"
-    rank: int = 0
-    least: int = 0
-    most: int = 40
-    flex: bool = False
-    """Takes the room that is left, and gives way first."""
-    sort: str = ""
-    """Field to sort by; empty: not sortable."""
+LEAD, GAP = 2, 2
+"""Cells for cursor and mark, and between columns."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -107,6 +95,8 @@ class Grid(Painted, ScrollView, can_focus=True):
         self._natural: list[int] = []
         self._layout: list[tuple[int, int]] = []
         self._laid_out_for = -1
+        self._head = 1 if any(column.title for column in columns) else 0
+        """Rows of the heading."""
 
     # -- what is shown ----------------------------------------------------------------------------------------------
     @property
@@ -171,7 +161,7 @@ class Grid(Painted, ScrollView, can_focus=True):
         position = self._index(before)
         self._rows = rows
         if self.is_mounted:
-            self.virtual_size = Size(self.size.width, len(rows) + 1)
+            self.virtual_size = Size(self.size.width, len(rows) + self._head)
         self._grow(rows)
         keys = [row.key for row in rows if not row.heading]
         if self.cursor not in keys:
@@ -201,34 +191,10 @@ class Grid(Painted, ScrollView, can_focus=True):
 
     def _columns_for(self, width: int) -> list[tuple[int, int]]:
         """(column, width) of what fits, in order."""
-        if self._laid_out_for == width:
-            return self._layout
-        lead = 2
-        shown = list(range(len(self.columns)))
-        natural = self._natural or [max(cell_len(c.title), c.least) for c in self.columns]
-
-        def least(index: int) -> int:
-            column = self.columns[index]
-            return min(natural[index], max(column.least, cell_len(column.title), 8)) if column.flex else natural[index]
-
-        def need() -> int:
-            return lead + sum(least(i) for i in shown) + GAP * (len(shown) - 1)
-
-        while need() > width and any(self.columns[i].rank for i in shown):
-            shown.remove(max(shown, key=lambda i: (self.columns[i].rank, i)))
-        room = width - need()
-        widths = {i: least(i) for i in shown}
-        flexible = [i for i in shown if self.columns[i].flex]
-        for index in flexible:
-            share = min(room, max(0, natural[index] - widths[index]))
-            widths[index] += share
-            room -= share
-        for index in flexible:
-            share = min(room, max(0, self.columns[index].most - widths[index]))
-            widths[index] += share
-            room -= share
-        self._layout = [(i, widths[i]) for i in shown]
-        self._laid_out_for = width
+        if self._laid_out_for != width:
+            natural = self._natural or [max(cell_len(c.title), c.least) for c in self.columns]
+            self._layout = lay_out(self.columns, natural, width, LEAD, GAP)
+            self._laid_out_for = width
         return self._layout
 
     # -- drawing ----------------------------------------------------------------------------------------------------
@@ -237,9 +203,9 @@ class Grid(Painted, ScrollView, can_focus=True):
         width = self.scrollable_content_region.width
         if not self._rows:
             return self.strip_of(self._empty_line(y, width), width)
-        if y == 0:
+        if y < self._head:
             return self.strip_of(self._heading(width), width)
-        index = y - 1 + self.scroll_offset.y
+        index = y - self._head + self.scroll_offset.y
         if index >= len(self._rows):
             return Strip.blank(width, self.rich_style)
         row = self._rows[index]
@@ -284,8 +250,8 @@ class Grid(Painted, ScrollView, can_focus=True):
         return []
 
     def _refresh_row(self, index: int) -> None:
-        y = index + 1 - self.scroll_offset.y
-        if 0 < y < self.size.height:
+        y = index + self._head - self.scroll_offset.y
+        if self._head <= y < self.size.height:
             self.refresh(Region(0, y, self.size.width, 1))
 
     # -- moving -----------------------------------------------------------------------------------------------------
@@ -307,7 +273,7 @@ class Grid(Painted, ScrollView, can_focus=True):
         self.post_message(self.Moved(self, self.cursor))
 
     def _reveal(self, index: int) -> None:
-        page = self.size.height - 1
+        page = self.size.height - self._head
         top = self.scroll_offset.y
         if index < top:
             self.scroll_to(y=index, animate=False, force=True)
@@ -357,8 +323,8 @@ class Grid(Painted, ScrollView, can_focus=True):
 
     def on_click(self, event: events.Click) -> None:
         """Put the cursor where the mouse is; on the cursor, open."""
-        index = event.y - 1 + self.scroll_offset.y
-        if event.y == 0 or not 0 <= index < len(self._rows) or self._rows[index].heading:
+        index = event.y - self._head + self.scroll_offset.y
+        if event.y < self._head or not 0 <= index < len(self._rows) or self._rows[index].heading:
             return
         if self._rows[index].key == self.cursor and event.chain > 1:
             self.action_open()
@@ -378,7 +344,7 @@ class Grid(Painted, ScrollView, can_focus=True):
         self._natural = []
         self._grow(self._rows)
         self._laid_out_for = -1
-        self.virtual_size = Size(self.size.width, len(self._rows) + 1)
+        self.virtual_size = Size(self.size.width, len(self._rows) + self._head)
         self._reveal(self._index(self._rows))
 
     def notify_style_update(self) -> None:

@@ -203,8 +203,11 @@ class LogView(Painted, ScrollView, can_focus=True):
         """One row of the log."""
         width = self.scrollable_content_region.width
         if not self._rows:
-            lines = ([f'No line matches "{self.filter_text}".', "esc clears the filter"] if self.filter_text
-                     else self.empty.split("\n"))  # fmt: skip
+            lines = (
+                [f'No line matches "{self.filter_text}".', "esc clears the filter"]
+                if self.filter_text
+                else self.empty.split("\n")
+            )
             top = max(0, (self.size.height - len(lines)) // 2)
             if top <= y < top + len(lines):
                 text = one_line(lines[y - top])
