@@ -141,7 +141,10 @@ def _warnings(checkpoint: Checkpoint, conformance: Conformance) -> Iterator[str]
             f"characters outside the vocabulary make llama.cpp abort, as in {conformance.crashes[0].text[:30]!a}: "
             "the tokenizer has neither byte tokens nor a token for them"
         )
-    for differences, what in ((conformance.naughty, "unusual characters"), (conformance.marked, "control tokens")):
+    for differences, what in (
+        (conformance.naughty, "unusual characters or leading spaces"),
+        (conformance.marked, "control tokens"),
+    ):
         if differences:
             yield f"{len(differences)} texts with {what} are tokenized differently, as {differences[0].text[:40]!a}"
     if (around := conformance.surrounded) is not None:

@@ -70,7 +70,7 @@ def plan_tensors(
 
 def _embedding_from_head(plan: list[PlannedTensor], hparams: Hparams) -> list[PlannedTensor]:
     """Store tied weights as the embedding, where a checkpoint saved the one tensor under the head's name."""
-    if not hparams.get("tie_word_embeddings"):
+    if not hparams.get("tie_word_embeddings") or all(tensor.entry.name != _HEAD for tensor in plan):
         raise CheckpointError("the checkpoint has no token embeddings")
     return [
         replace(tensor, entry=msgspec.structs.replace(tensor.entry, name=_EMBEDDING))

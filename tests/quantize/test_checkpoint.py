@@ -44,7 +44,7 @@ def test_a_missing_shard_is_named(tmp_path: Path, index: bool) -> None:
     if not index:
         (tmp_path / "model.safetensors.index.json").unlink()
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="1 of 2 .*model-00002-of-00002"):
+    with pytest.raises(CheckpointError, match=r"1 of 2 .*model-00002-of-00002"):
         read_checkpoint(tmp_path)
 
 
