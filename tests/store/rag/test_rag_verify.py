@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lathe.store import driver
 from lathe.store.errors import StoreError
 from lathe.store.rag.seals import seal, vector_seal
 from lathe.store.rag.store import RagStore
@@ -21,9 +20,6 @@ def build(path: Path) -> dict[str, list[str]]:
     draw = random.Random(7)
     texts = {f"{d}.md": [" ".join(draw.choices(WORDS, k=12)) + f" {d}.{p}" for p in range(6)] for d in range(8)}
     make(path, texts).close()
-    connection = driver.connect(path, "rw")
-    connection.execute("VACUUM")  # else freed parts of pages hold dead copies of values, which nobody reads
-    connection.close()
     return texts
 
 
@@ -41,23 +37,18 @@ def test_every_flipped_byte_of_vectors_and_passages_is_found(tmp_path: Path) -> 
     texts = build(path)
     assert not found(path)
     whole = path.read_bytes()
-    places: list[int] = []
-    for passages in texts.values():
-        for text in passages:
-            at = whole.find(vector(text))
-            assert at > 0, "a vector lies in one piece in the file"
-            places += range(at, at + 64)
-            at = whole.find(text.encode())
-            assert at > 0
-            places += range(at, at + len(text))
+    values = [vector(text) for passages in texts.values() for text in passages]
+    values += [text.encode() for passages in texts.values() for text in passages]
     draw = random.Random(1)
     missed = []
-    for place in draw.sample(places, 150):
-        damaged = bytearray(whole)
-        damaged[place] ^= 1 << draw.randrange(8)
-        path.write_bytes(damaged)
+    for value in draw.choices(values, k=200):
+        assert value in whole, "a value lies in one piece in the file"
+        flipped = bytearray(value)
+        flipped[draw.randrange(len(value))] ^= 1 << draw.randrange(8)
+        # All copies, because a page that was split keeps a dead one.
+        path.write_bytes(whole.replace(value, flipped))
         if not found(path):
-            missed.append(place)
+            missed.append(value)
     assert not missed
 
 
