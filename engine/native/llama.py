@@ -212,6 +212,12 @@ class ContextOptions(msgspec.Struct, frozen=True, kw_only=True):
     embeddings: bool = False
     pooling: Literal[-1, 0, 1, 2, 3, 4] = -1
     """llama_pooling_type; -1: the model's own."""
+    n_outputs_max: int = 0
+    """Rows of logits of one batch, at least `n_seq_max`; 0: `n_batch`. Bounds the memory that logits take."""
+    rope_scaling: Literal[-1, 0, 1, 2] = -1
+    """llama_rope_scaling_type: none, linear, yarn; -1: the model's own."""
+    rope_freq_scale: float = 0.0
+    """RoPE frequency factor, 1/4 for a context four times as long; 0: the model's own."""
 
 
 class LlamaContext:
@@ -243,6 +249,9 @@ class LlamaContext:
         params.type_v = KV_TYPES[options.kv_type_v]
         params.flash_attn_type = FLASH_ATTENTION[options.flash_attention]
         params.pooling_type = options.pooling
+        params.n_outputs_max = options.n_outputs_max
+        params.rope_scaling_type = options.rope_scaling
+        params.rope_freq_scale = options.rope_freq_scale
         if on_node is not None:
             self._on_node = lib.ggml_backend_sched_eval_callback(self._guarded(on_node))
             params.cb_eval = self._on_node

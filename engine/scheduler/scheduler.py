@@ -11,7 +11,7 @@ was admitted first is never preempted, so something always finishes.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
 from lathe.engine.errors import BusyError
 from lathe.engine.scheduler.fairness import Shares
@@ -61,18 +61,20 @@ class Scheduler:
         """The next waiting sequence does not fit; nothing to look at until something ends."""
 
     # -- requests ------------------------------------------------------------------------------------------------
-    def add(self, sequence: Sequence) -> None:
-        """Queue a sequence.
+    def add(self, sequences: Iterable[Sequence]) -> None:
+        """Queue the sequences of a request, all or none.
 
         Raises:
             BusyError: too many wait already.
         """
-        if len(self.waiting) >= self._max_waiting:
+        added = list(sequences)
+        if len(self.waiting) + len(added) > self._max_waiting:
             raise BusyError(f"{len(self.waiting)} requests are waiting", hint="try again later", code="E_QUEUE_FULL")
-        self._arrivals += 1
-        sequence.order = self._arrivals
-        self._shares.arrive(sequence.principal)
-        self.waiting.append(sequence)
+        for sequence in added:
+            self._arrivals += 1
+            sequence.order = self._arrivals
+            self._shares.arrive(sequence.principal)
+        self.waiting += added
         self._stuck = False
 
     def append(self, sequence: Sequence, token: int) -> None:

@@ -24,7 +24,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
@@ -141,7 +141,7 @@ class Worker:
     def run(self) -> None:
         """Serve the channel until it closes; never returns while the parent lives."""
         signal.signal(signal.SIGTERM, self._on_term)
-        messages = receive_blocking(self._channel, ToWorker)
+        messages: Iterator[ToWorker] = receive_blocking(self._channel, ToWorker)
         try:
             first = next(messages, None)
             if not isinstance(first, Load) or first.protocol != PROTOCOL:

@@ -56,7 +56,7 @@ class SimulatedEngine:
     def add(self, request: int, tokens: list[int], answer: int, **fields: object) -> Sequence:
         fields.setdefault("realm", "me")
         sequence = Sequence(request, tokens, answer, queued_at=self.now, **fields)  # type: ignore[arg-type]
-        self.scheduler.add(sequence)
+        self.scheduler.add([sequence])
         self.outputs[request], self.token_times[request], self.computed[request] = [], [], 0
         return sequence
 

@@ -208,7 +208,7 @@ class Scripted:
             )
 
     def score(self, request: ScoreRequest) -> tuple[Score, ...]:
-        scores = []
+        scores: list[Score] = []
         for continuation in request.continuations:
             tokens = encode(continuation) if isinstance(continuation, str) else continuation
             each = tuple(_pseudo_logprob(token) for token in tokens)

@@ -1,0 +1,191 @@
+"""Vectors of texts, and relevance scores: batches on contexts of their own.
+
+Pooling belongs to a context in llama.cpp, so each kind of pooling that is asked for gets one, made on first use; the
+serving context is not touched. Texts are packed into batches, one sequence each. Invariant: a text is never cut: one
+that the model cannot take is refused with its count.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections import deque
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from lathe.engine.errors import InternalError, UnavailableError, UsageError
+from lathe.engine.generation import Embeddings, EmbedRequest
+from lathe.engine.native.batch import Batch
+from lathe.engine.native.llama import ContextOptions, LlamaContext, LlamaModel, bindings
+from lathe.engine.worker.backends.llama.lexicon import Lexicon
+from lathe.engine.worker.fitting import overflow
+from lathe.engine.worker.messages import LoadOptions, RequestState
+
+MAX_TEXTS = 4096
+_BATCH_TOKENS = 512
+"""Tokens of a batch, more only where one text has more."""
+_SEQUENCES = 32
+Pooling = Literal[-1, 0, 1, 2, 3, 4]
+_KINDS: dict[str, Pooling] = {"model": -1, "mean": 1, "cls": 2, "last": 3, "rank": 4}
+_NONE: Pooling = 0
+_MEAN: Pooling = 1
+_RANK: Pooling = 4
+
+
+class Embedding:
+    """An embed request at work."""
+
+    def __init__(
+        self, request_id: int, request: EmbedRequest, lexicon: Lexicon, longest: int, queued_at: float
+    ) -> None:
+        """Tokenise.
+
+        Raises:
+            UsageError: no texts, too many, an empty one, or one that the model cannot take.
+        """
+        if not 0 < len(request.texts) <= MAX_TEXTS:
+            raise UsageError(f"embed: {len(request.texts)} texts given, 1 to {MAX_TEXTS} are allowed")
+        if (request.pooling == "rank") != (request.query is not None):
+            raise UsageError("embed: a query belongs to pooling `rank`, and to no other")
+        self.id = request_id
+        self.request = request
+        self.queued_at = queued_at
+        self.texts = [_tokens(request, text, lexicon) for text in request.texts]
+        for index, tokens in enumerate(self.texts):
+            if not tokens:
+                raise UsageError(f"embed: text {index} is empty: it has no tokens")
+            if len(tokens) > longest:
+                raise overflow(len(tokens), None, longest)
+        self.rows: list[npt.NDArray[np.float32]] = []
+        """Vectors so far, in order."""
+
+    def result(self) -> Embeddings:
+        """All vectors; call it when every text has one."""
+        matrix = np.stack(self.rows).astype("<f4")
+        if self.request.normalize and self.request.pooling != "rank":
+            norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+            matrix = np.divide(matrix, norms, out=np.zeros_like(matrix), where=norms > 0)
+        return Embeddings(matrix.tobytes(), len(matrix), matrix.shape[1], sum(map(len, self.texts)))
+
+    def state(self, now: float) -> RequestState:
+        """The row of a panel."""
+        return RequestState(
+            id=self.id,
+            stage="prefill" if self.rows else "waiting",
+            client=self.request.client,
+            principal=self.request.principal,
+            prompt_tokens=sum(map(len, self.texts)),
+            prefilled=sum(map(len, self.texts[: len(self.rows)])),
+            generated=0,
+            age_s=now - self.queued_at,
+        )
+
+
+class Embedder:
+    """The contexts for embeddings, and the requests that wait for them."""
+
+    def __init__(self, model: LlamaModel, options: LoadOptions) -> None:
+        self._model = model
+        self._options = options
+        self._lib = bindings()
+        self._contexts: dict[Pooling, LlamaContext] = {}
+        self.waiting: deque[Embedding] = deque()
+        self.longest: int = min(model.n_ctx_train, options.context or model.n_ctx_train)
+        """Tokens that a text may have."""
+
+    def step(self) -> Embedding | None:
+        """Compute one batch of the first waiting request; return the request if that completed it."""
+        work = self.waiting[0]
+        first = len(work.rows)
+        count, tokens = 0, 0
+        for text in work.texts[first : first + _SEQUENCES]:
+            if count and tokens + len(text) > _BATCH_TOKENS:
+                break
+            count += 1
+            tokens += len(text)
+        work.rows += self._compute(work.texts[first : first + count], _KINDS[work.request.pooling], tokens)
+        if len(work.rows) < len(work.texts):
+            return None
+        self.waiting.popleft()
+        return work
+
+    def _compute(self, texts: list[list[int]], pooling: Pooling, tokens: int) -> list[npt.NDArray[np.float32]]:
+        context = self._context(pooling, tokens)
+        batch = Batch(tokens)
+        for sequence, text in enumerate(texts):
+            batch.extend(text, 0, sequence, output=True)
+        context.clear(data=False)
+        context.decode(batch)
+        width: int = self._lib.llama_model_n_embd_out(self._model.handle)
+        if self._lib.llama_pooling_type(context.handle) == _RANK:
+            width = 1
+        return [self._row(context, sequence, width) for sequence in range(len(texts))]
+
+    def _row(self, context: LlamaContext, sequence: int, width: int) -> npt.NDArray[np.float32]:
+        pointer = self._lib.llama_get_embeddings_seq(context.handle, sequence)
+        if not pointer:
+            raise InternalError(f"llama.cpp gave no embedding for text {sequence} of a batch")
+        row = np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), (width,)).copy()
+        if not np.isfinite(row).all():
+            raise InternalError("the model gave an embedding that is not finite")
+        return row
+
+    def _context(self, pooling: Pooling, tokens: int) -> LlamaContext:
+        """The context of a kind of pooling, with room for a batch of `tokens`."""
+        context = self._contexts.get(pooling)
+        if context is not None and context.n_batch >= tokens:
+            return context
+        if context is not None:
+            context.close()
+        if pooling == _RANK and not self._lib.llama_model_n_cls_out(self._model.handle):
+            raise UnavailableError(f"{self._model.path.name} is no cross-encoder", hint="rank needs a reranker model")
+        room = max(_BATCH_TOKENS, -(-tokens // _BATCH_TOKENS) * _BATCH_TOKENS)
+        context = self._new(pooling, room)
+        if pooling == -1 and self._lib.llama_pooling_type(context.handle) == _NONE:
+            context.close()  # the file names no pooling: mean, as for most embedders made from language models
+            context = self._new(_MEAN, room)
+        self._contexts[pooling] = context
+        return context
+
+    def _new(self, pooling: Pooling, room: int) -> LlamaContext:
+        return LlamaContext(
+            self._model,
+            ContextOptions(
+                n_ctx=room, n_batch=room, n_ubatch=room, n_seq_max=_SEQUENCES, kv_unified=True, embeddings=True,
+                n_threads=self._options.threads or 0, pooling=pooling, flash_attention=self._options.flash_attention,
+            ),
+        )  # fmt: skip
+
+
+def _tokens(request: EmbedRequest, text: str, lexicon: Lexicon) -> list[int]:
+    if request.query is None:
+        return lexicon.encode(text, ends=True)
+    return _pair(request.query, text, lexicon)
+
+
+def _pair(query: str, text: str, lexicon: Lexicon) -> list[int]:
+    """A query and a text as llama.cpp gives them to a reranker.
+
+    Newer files carry a template for it; for cross-encoders without one it is BOS query EOS SEP text EOS, as far as the
+    vocabulary has them.
+    """
+    model, lib = lexicon.model, bindings()
+    template: bytes | None = lib.llama_model_chat_template(model.handle, b"rerank")
+    if template is not None:
+        return _filled(template.decode("utf-8", "replace"), query, text, lexicon)
+    separator = lib.llama_vocab_sep(model.vocab)
+    end = model.eos if model.eos >= 0 else separator
+    before, after = [model.bos] if model.add_bos else [], [end] if model.add_eos else []
+    between = [separator] if lib.llama_vocab_get_add_sep(model.vocab) else []
+    return before + lexicon.encode(query) + after + between + lexicon.encode(text) + after
+
+
+def _filled(template: str, query: str, text: str, lexicon: Lexicon) -> list[int]:
+    if not any(name in query or name in text for name in lexicon.controls):
+        return lexicon.encode(template.replace("{query}", query).replace("{document}", text), special=True)
+    given = {"{query}": query, "{document}": text}
+    tokens = []
+    for part in re.split(r"(\{query\}|\{document\})", template):
+        tokens += lexicon.encode(given[part]) if part in given else lexicon.encode(part, special=True)
+    return tokens

@@ -1,0 +1,156 @@
+"""Log-probabilities of continuations over a shared context.
+
+A continuation is computed as a sequence of its own; the scheduler computes what sequences share only once. Before
+that, sequences are merged here: those that are beginnings of others, and continuations of one token, cost nothing of
+their own, since the logits after the context tell about each of them. Invariant: each token of each continuation is
+judged by the logits of exactly the tokens before it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from lathe.engine.errors import UsageError
+from lathe.engine.generation import Score, ScoreRequest
+from lathe.engine.scheduler.sequence import Sequence
+from lathe.engine.worker.backends.llama.lexicon import Lexicon
+from lathe.engine.worker.backends.llama.probabilities import Rows, token_logprobs
+from lathe.engine.worker.fitting import overflow
+from lathe.engine.worker.messages import RequestState
+
+MAX_CONTINUATIONS = 1024
+
+
+class _Continuation:
+    """What is asked about one text: its tokens, the context included, and what came so far."""
+
+    def __init__(self, tokens: list[int], start: int) -> None:
+        self.tokens = tokens
+        self.start = start
+        self.logprobs: list[float] = []
+        self.greedy = True
+
+    def take(self, position: int, rows: Rows) -> None:
+        """Take the logits of tokens `position`, `position + 1`, ... of a sequence that begins with our tokens."""
+        first = max(position, self.start - 1)
+        last = min(position + len(rows), len(self.tokens) - 1)
+        if first >= last:
+            return
+        relevant = rows[first - position : last - position]
+        following = self.tokens[first + 1 : last + 1]
+        self.logprobs += token_logprobs(relevant, following).tolist()
+        self.greedy = self.greedy and bool(np.array_equal(relevant.argmax(axis=1), following))
+
+    def score(self) -> Score:
+        return Score(math.fsum(self.logprobs), len(self.logprobs), self.greedy, tuple(self.logprobs))
+
+
+class Branch:
+    """A sequence to compute, and the continuations that it tells about."""
+
+    def __init__(self, scoring: Scoring, tokens: list[int], outputs_from: int) -> None:
+        self.scoring = scoring
+        self.tokens = tokens
+        self.outputs_from = outputs_from
+        self.continuations: list[_Continuation] = []
+        self.sequence: Sequence | None = None
+
+    def take(self, position: int, rows: Rows) -> None:
+        """Pass logits on."""
+        for continuation in self.continuations:
+            continuation.take(position, rows)
+
+
+class Scoring:
+    """A score request at work."""
+
+    def __init__(
+        self, request_id: int, request: ScoreRequest, lexicon: Lexicon, context: int, queued_at: float
+    ) -> None:
+        """Tokenise and lay out the branches.
+
+        Raises:
+            UsageError: nothing to score, too much of it, or it does not fit the context.
+        """
+        if not 0 < len(request.continuations) <= MAX_CONTINUATIONS:
+            count = len(request.continuations)
+            raise UsageError(f"score: {count} continuations given, 1 to {MAX_CONTINUATIONS} are allowed")
+        self.id = request_id
+        self.request = request
+        self.queued_at = queued_at
+        self._all = [_continuation(request.context, text, lexicon) for text in request.continuations]
+        longest = max(len(one.tokens) for one in self._all)
+        if longest > context:
+            raise overflow(longest, None, context)
+        self.branches = self._merged()
+        self.open = len(self.branches)
+        """Branches that are not computed yet."""
+
+    def _merged(self) -> list[Branch]:
+        branches: list[Branch] = []
+        # Longest first, so that whatever is a beginning of another finds it.
+        for one in sorted(self._all, key=lambda one: len(one.tokens), reverse=True):
+            needed = one.tokens[:-1]
+            for branch in branches:
+                if branch.tokens[: len(needed)] == needed:
+                    break
+            else:
+                branch = Branch(self, needed, one.start - 1)
+                branches.append(branch)
+            branch.outputs_from = min(branch.outputs_from, one.start - 1)
+            branch.continuations.append(one)
+        return branches
+
+    def scores(self) -> tuple[Score, ...]:
+        """The answers, in the order of the question."""
+        return tuple(one.score() for one in self._all)
+
+    def state(self, now: float) -> RequestState:
+        """The row of a panel."""
+        sequences = [branch.sequence for branch in self.branches if branch.sequence is not None]
+        started = any(one.scheduled_at is not None for one in sequences)
+        return RequestState(
+            id=self.id,
+            stage="prefill" if started else "waiting",
+            client=self.request.client,
+            principal=self.request.principal,
+            prompt_tokens=sum(len(branch.tokens) for branch in self.branches),
+            prefilled=sum(one.computed for one in sequences),
+            generated=0,
+            age_s=now - self.queued_at,
+        )
+
+
+def _continuation(context: str | tuple[int, ...], text: str | tuple[int, ...], lexicon: Lexicon) -> _Continuation:
+    """Split a text into tokens of the context and of the continuation.
+
+    Two strings are tokenised as one and divided where the context alone would end, with spaces at the end of the
+    context counted to the continuation: the convention of lm-evaluation-harness, so that its tasks score alike.
+    """
+    if isinstance(context, str) and isinstance(text, str):
+        kept = context.rstrip()
+        before = lexicon.encode(kept, ends=True)
+        tokens = lexicon.encode(context + text, ends=True)
+        start = len(before)
+    else:
+        before = _ids(context, lexicon, ends=True)
+        tokens = before + _ids(text, lexicon, ends=False)
+        start = len(before)
+    if start == 0:
+        tokens, start = [_first(lexicon), *tokens], 1
+    if len(tokens) <= start:
+        raise UsageError("score: a continuation has no tokens of its own")
+    return _Continuation(tokens, start)
+
+
+def _ids(part: str | tuple[int, ...], lexicon: Lexicon, *, ends: bool) -> list[int]:
+    return lexicon.encode(part, ends=ends) if isinstance(part, str) else lexicon.checked(part)
+
+
+def _first(lexicon: Lexicon) -> int:
+    """What stands before a continuation without context."""
+    for token in (lexicon.model.bos, lexicon.model.eos):
+        if token >= 0:
+            return token
+    raise UsageError("score: without context the model needs a token that begins a text, and it has none")
