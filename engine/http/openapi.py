@@ -58,6 +58,9 @@ def _operation(route: Route, by_kind: list[tuple[Any, Any]]) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": "The answer."}
     if route.gives is not None:
         answer["content"] = {"application/json": {"schema": _schema(route.gives, by_kind)}}
+    if "stream" in getattr(route.takes, "__struct_fields__", ()):
+        kind = "application/x-ndjson" if route.path.startswith("/api/") else "text/event-stream"
+        answer["content"][kind] = {"schema": {"type": "string"}}
     operation: dict[str, Any] = {
         "operationId": route.handler.__name__ + "_" + route.path.strip("/").replace("/", "_").replace("{model}", "one"),
         "summary": (route.handler.__doc__ or "").splitlines()[0],
