@@ -28,9 +28,9 @@ OBJECT: Literal["text_completion"] = "text_completion"
 class CompletionBody(Sampled, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What `/v1/completions` takes."""
 
-    model: ModelName | None = None
-    prompt: str | list[str | TokenId | list[TokenId]] = "<|endoftext|>"
+    prompt: str | list[str | TokenId | list[TokenId]]
     """A text, a list of texts, token ids, or a list of lists of token ids."""
+    model: ModelName | None = None
     max_tokens: Tokens | None = None
     """None: until a stop, bounded by the context."""
     n_predict: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None

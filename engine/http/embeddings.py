@@ -112,7 +112,9 @@ async def rerank(call: Call) -> Reply:
     entry = await call.find(body.model)
     texts = tuple(item if isinstance(item, str) else item.text for item in body.documents)
     found = await embed(call, entry, texts, pooling="rank", normalize=False, query=body.query)
-    scores = [row[0] for row in _matrix(found)]
+    if found.dimensions != 1:
+        raise Problem(400, f"model '{entry.name}' is no reranker: it gives vectors, not scores", code="not_supported")
+    scores = [floats(row)[0] for row in cut(found, None)]
     order = sorted(range(len(texts)), key=lambda index: -scores[index])[: body.top_n]
     results = [
         Ranked(index, scores[index], Document(texts[index]) if body.return_documents else None) for index in order
@@ -170,10 +172,6 @@ def _floats(row: bytes) -> list[float] | str:
 
 def _base64(row: bytes) -> list[float] | str:
     return base64.b64encode(row).decode("ascii")
-
-
-def _matrix(found: Embeddings) -> list[list[float]]:
-    return [floats(row) for row in cut(found, None)]
 
 
 async def _texts(call: Call, entry: ModelEntry, given: Any) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The ASGI application: every request passes the same gates in the same order before a handler sees it.
 
-    Host 421 -> Origin 403 -> key 401 -> route 404/405 -> scope 403 -> drain 503 -> quota 429 -> admission 429/503
-    -> body 408/413/415 -> JSON 400 -> handler -> pump
+    Host 421 -> Origin 403 -> key 401 -> route 404/405 -> scope 403 -> drain 503 -> quota 429 -> body 408/413/415
+    -> JSON 400 -> admission 429/503 -> handler -> pump
 
 Unknown paths ask for a key first, so that the route list is not told to strangers. Invariant: every request ends in
 exactly one log record, and every slot it took is given back.
@@ -9,6 +9,7 @@ exactly one log record, and every slot it took is given back.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import MutableMapping
@@ -84,6 +85,10 @@ class Gateway:
             await self._pass(visit)
         except ClientGone:
             visit.error = "client_gone"
+        except asyncio.CancelledError:
+            if visit.exchange.started or not self._drained():
+                raise
+            await self._refuse(visit, _draining())
         except Exception as error:  # noqa: BLE001 - the boundary: becomes an envelope and a log record
             await self._refuse(visit, error)
         finally:
@@ -108,15 +113,20 @@ class Gateway:
         if visit.principal is not None:
             authorize(visit.principal, route.auth)
         if self.draining:
-            close = (("connection", "close"),)
-            raise Problem(503, "the server is shutting down", code="draining", retry_after_s=5, headers=close)
+            raise _draining()
         call = self._call(visit, match.argument if match else "")
         if route.work:
             visit.headers += self._quotas.admit(call.principal, visit.started_at)
+        call.body = await self._body(visit, route.body)
+        if route.work:  # only now: whoever is still sending must not hold a place
             self._admission.enter(call.principal.name)
             visit.admitted = True
-        call.body = await self._body(visit, route.body)
         await exchange.attended(self._answer(visit, route, call))
+
+    def _drained(self) -> bool:
+        """Whether the task at hand was cancelled because the time to drain is over."""
+        task = asyncio.current_task()
+        return self.draining and task is not None and task.uncancel() == 0
 
     def _route(self, visit: _Visit, methods: dict[str, Route] | None) -> Route:
         if methods is None:
@@ -239,6 +249,11 @@ class _Visit:
         """Return what every answer carries."""
         name = "request-id" if self.dialect == "anthropic" else "x-request-id"
         return [*_SAFETY, (name, self.request_id), *self.headers]
+
+
+def _draining() -> Problem:
+    close = (("connection", "close"),)
+    return Problem(503, "the server is shutting down", code="draining", retry_after_s=5, headers=close)
 
 
 def _dialect(path: str) -> Dialect:

@@ -35,6 +35,7 @@ class Silence:
         self._loop = asyncio.get_running_loop()
         self._beat = beat
         self._ping_s = ping_s
+        self._patience_s = first_s
         self._spoken_at = self._loop.time()
         self._running: asyncio.Task[None] | None = None
         self._timer = self._loop.call_later(first_s, self._look)
@@ -42,6 +43,7 @@ class Silence:
     def spoken(self) -> None:
         """Note that data went out."""
         self._spoken_at = self._loop.time()
+        self._patience_s = self._ping_s
 
     async def stop(self) -> None:
         """End the pings and wait for one that is on its way."""
@@ -50,12 +52,10 @@ class Silence:
             await asyncio.wait({self._running})
 
     def _look(self) -> None:
-        due = self._spoken_at + self._ping_s
-        now = self._loop.time()
-        if now >= due or self._running is None:
+        if self._loop.time() >= self._spoken_at + self._patience_s:
             self._running = self._beat()
-            self._spoken_at, due = now, now + self._ping_s
-        self._timer = self._loop.call_at(due, self._look)
+            self.spoken()
+        self._timer = self._loop.call_at(self._spoken_at + self._patience_s, self._look)
 
 
 async def stream(exchange: Exchange, call: Call, reply: Streamed, meter: Meter, limits: Limits,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from lathe.engine.errors import BusyError, CrashedError, UsageError
-from lathe.engine.generation import GenerationRequest
+from lathe.engine.generation import Embeddings, EmbedRequest, GenerationRequest
 from lathe.engine.http.limits import Limits
 from support.http_kit import MODEL, HeldWorkbench, Served, serving, sse
 from support.waiting import until
@@ -282,6 +282,12 @@ async def test_a_stream_whose_first_token_is_late_starts_and_pings() -> None:
             assert rest[-1] == "data: [DONE]"
 
 
+async def test_a_stream_that_speaks_is_not_pinged() -> None:
+    async with serving(HeldWorkbench(token_s=0.01), limits=Limits(first_byte_s=0.05, ping_s=5)) as served:
+        lines = await served.stream("/v1/chat/completions", CHAT | {"stream": True, "max_tokens": 20})
+        assert not [line for line in lines if line.startswith(":")]
+
+
 async def test_a_failure_after_an_early_start_is_an_event() -> None:
     workbench = HeldWorkbench()
     workbench.load_s = 0.3
@@ -320,8 +326,23 @@ async def test_embeddings_in_both_encodings_and_fewer_dimensions() -> None:
         assert (await served.post("/v1/embeddings", body | {"input": ids})).json()["data"][0] == plain["data"][0]
 
 
-async def test_rerank_orders_by_score() -> None:
+class Reranker(HeldWorkbench):
+    """Its model gives one score per pair."""
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        found = await super().embed(request)
+        scores = [found.vectors[start : start + 4] for start in range(0, len(found.vectors), found.dimensions * 4)]
+        return Embeddings(b"".join(scores), found.rows, 1, found.prompt_tokens)
+
+
+async def test_a_model_that_gives_vectors_is_no_reranker() -> None:
     async with serving() as served:
+        answer = await served.post("/v1/rerank", {"model": MODEL, "query": "q", "documents": ["a"]})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "not_supported")
+
+
+async def test_rerank_orders_by_score() -> None:
+    async with serving(Reranker()) as served:
         body = {"model": MODEL, "query": "q", "documents": ["a", {"text": "b"}, "c"], "return_documents": True}
         answer = (await served.post("/v1/rerank", body)).json()
         scores = [row["relevance_score"] for row in answer["results"]]
@@ -425,3 +446,29 @@ def test_every_choice_begins_with_the_prompt_once(repeats: bool, joined: bool) -
         assert "".join(piece.text for piece in mine) == "a b"
         offsets = [offset for piece in mine if piece.logprobs for offset in piece.logprobs.text_offset]
         assert offsets == [0, 1]
+
+
+async def test_two_keys_asking_at_once_never_see_each_other() -> None:
+    """Canaries of one key in the answers of another would mean crossed wires (S12)."""
+    from support.http_kit import key
+
+    secrets = {"ann": "lathe-" + "a" * 43, "bob": "lathe-" + "b" * 43}
+    workbench = HeldWorkbench(answer=lambda request: f"{request.principal} said {request.messages[-1].content}")
+    keys = tuple(key(name, secret) for name, secret in secrets.items())
+    async with serving(workbench, keys=keys) as served:
+
+        async def ask(name: str, number: int) -> None:
+            canary = f"{name}-canary-{number}"
+            body = CHAT | {"messages": [{"role": "user", "content": canary}], "stream": number % 2 == 0}
+            headers = {"authorization": f"Bearer {secrets[name]}"}
+            answer = await served.post("/v1/chat/completions", body, headers=headers)
+            if body["stream"]:
+                parts = [part for chunk in sse(answer.text.split("\n")) for part in chunk["choices"]]
+                text = "".join(part["delta"].get("content") or "" for part in parts)
+            else:
+                text = answer.json()["choices"][0]["message"]["content"]
+            assert text == f"key:{name} said {canary}"
+
+        await asyncio.gather(*(ask(name, number) for number in range(150) for name in secrets))
+        principals = {call[1].principal for call in workbench.calls if call[0] == "generate"}
+        assert principals == {"key:ann", "key:bob"}

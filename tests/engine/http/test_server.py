@@ -182,8 +182,8 @@ async def test_drain_ends_what_does_not_finish() -> None:
         await until(lambda: workbench.open == 1)
         await served.server.stop(drain_s=0.05)
         assert workbench.open == 0
-        with pytest.raises(httpx2.HTTPError):
-            (await running).raise_for_status()
+        answer = await running
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
 
 
 async def test_beyond_capacity_requests_are_told_when_to_come_back() -> None:
