@@ -126,9 +126,11 @@ def _judge(planned: PlannedStep, tag: str, job: Job, reused: bool, seconds: floa
         failure = job.failure or Failure("E_INTERNAL", f"job {job.id} ended {job.state} without saying why")
         state: StepState = "cancelled" if job.state == "cancelled" else "failed"
         return StepResult(state=state, exit=failure.exit, failure=failure, **common)
-    broken = tuple(str(gate) for gate in planned.expect if not gate.passes(job.outcome.figures))
-    if broken:
-        shown = ", ".join(f"{gate} (is {_shown(job.outcome.figures.get(gate.split()[0]))})" for gate in broken)
+    figures = job.outcome.figures
+    missed = [gate for gate in planned.expect if not gate.passes(figures)]
+    if missed:
+        shown = ", ".join(f"{gate} (is {_shown(gate.value(figures))})" for gate in missed)
+        broken = tuple(map(str, missed))
         failure = Failure("E_GATE", f"gate missed: {shown}", "", int(ExitCode.NEGATIVE))
         return StepResult(state="gate_failed", exit=1, failure=failure, broken_gates=broken, **common)
     if job.outcome.exit:

@@ -144,6 +144,16 @@ def test_a_plan_that_is_no_text_is_refused(tmp_path: Path) -> None:
         ("perplexity <= 12", {"perplexity": float("nan")}, False),
         ("ok == 1", {"ok": True}, False),
         ("a@b != -3.5", {"a@b": 1}, True),
+        ("accuracy lower bound > 0.6", {"acc": 0.9, "acc.low": 0.55}, False),
+        ("acc_norm Lower Bound > 60 %", {"acc_norm.low": 0.61}, True),
+        ("mean KLD upper bound < 0.01", {"mean_kld": 0.009, "mean_kld_error": 0.001}, False),
+        ("mean KLD upper bound < 0.01", {"mean_kld": 0.009, "mean_kld_error": 0.0001}, True),
+        ("mean KLD upper bound < 0.01", {"mean_kld": 0.009}, False),
+        ("p95 TTFT < 0.5", {"ttft_s": 0.9, "ttft_s.p95": 0.4}, True),
+        ("no case tagged critical may break", {"broken.critical": 0, "broken": 3}, True),
+        ("no case tagged critical may break", {"broken": 0}, False),
+        ("no case may break", {"broken": 3}, False),
+        ("no metric may get worse", {"worse": 0}, True),
     ],
 )
 def test_gates_pass_only_on_measured_numbers(text: str, figures: dict[str, float | None], passes: bool) -> None:

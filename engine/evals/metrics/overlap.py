@@ -1,0 +1,92 @@
+"""BLEU, chrF and TER by sacrebleu, ROUGE by rouge-score: the reference implementations, from the extra `eval`.
+
+Corpus figures come from additive statistics, so that bootstrap intervals resample cases as sacrebleu's own do.
+Invariant: over all cases the figure equals the library's corpus score.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from lathe.engine.errors import UnavailableError
+from lathe.engine.evals.metrics import options as given
+from lathe.engine.evals.metrics.metric import Metric, Options, Statistics, Sums
+from lathe.engine.evals.values import Item, Response, Task
+
+
+class BleuOptions(msgspec.Struct, frozen=True):
+    tokenize: Literal["13a", "char", "intl", "none"] = "13a"
+    lowercase: bool = False
+
+
+class ChrfOptions(msgspec.Struct, frozen=True):
+    word_order: int = 0
+    """2: chrF++."""
+
+
+class RougeOptions(msgspec.Struct, frozen=True):
+    stemmer: bool = False
+
+
+def bleu(name: str, task: Task, options: Options) -> Metric:
+    """Corpus BLEU, 0 to 100."""
+    chosen = given.read(BleuOptions, name, options)
+    tokenizer = chosen.tokenize
+    return _corpus(name, _sacrebleu().BLEU(tokenize=tokenizer, lowercase=chosen.lowercase, effective_order=False))
+
+
+def chrf(name: str, task: Task, options: Options) -> Metric:
+    """Corpus chrF2 (or chrF2++), 0 to 100."""
+    return _corpus(name, _sacrebleu().CHRF(word_order=given.read(ChrfOptions, name, options).word_order))
+
+
+def ter(name: str, task: Task, options: Options) -> Metric:
+    """Translation edit rate: edits per reference word, in per cent; lower is better."""
+    given.none(name, options)
+    return msgspec.structs.replace(_corpus(name, _sacrebleu().TER()), better="lower")
+
+
+def rouge(name: str, task: Task, options: Options) -> Metric:
+    """ROUGE-1, ROUGE-2 or ROUGE-L F-measure with the closest target, 0 to 1."""
+    chosen = given.read(RougeOptions, name, options)
+    kind = next((entry for entry in task.metrics if entry == name or name in entry), name)
+    wanted = kind if isinstance(kind, str) else next(iter(kind))
+    try:
+        from rouge_score import rouge_scorer
+    except ImportError:
+        raise _missing("ROUGE", "rouge-score") from None
+    scorer = rouge_scorer.RougeScorer([wanted], use_stemmer=chosen.stemmer)
+
+    def judge(item: Item, response: Response) -> Statistics:
+        return max(scorer.score(target, response.text)[wanted].fmeasure for target in item.targets), 1.0
+
+    return Metric(name=name, judge=judge, needs_target=True)
+
+
+def _corpus(name: str, scorer: Any) -> Metric:
+    def judge(item: Item, response: Response) -> Statistics:
+        rows = scorer._extract_corpus_statistics([response.text], [[target] for target in item.targets])
+        return tuple(float(value) for value in rows[0])
+
+    def combine(sums: Sums) -> Sums:
+        flat = sums.reshape(-1, sums.shape[-1])
+        # TER's statistics are floats, the others' counts: integers let sacrebleu compare them exactly.
+        whole = flat.astype(np.int64) if np.array_equal(flat, np.round(flat)) else flat
+        scores = [float(scorer._aggregate_and_compute([row.tolist()]).score) for row in whole]
+        return np.asarray(scores).reshape(sums.shape[:-1])
+
+    return Metric(name=name, judge=judge, combine=combine, needs_target=True)
+
+
+def _sacrebleu() -> Any:
+    try:
+        import sacrebleu.metrics
+    except ImportError:
+        raise _missing("BLEU, chrF and TER", "sacrebleu") from None
+    return sacrebleu.metrics
+
+
+def _missing(what: str, package: str) -> UnavailableError:
+    return UnavailableError(f"{what} need {package}, which is not installed", hint="install `lathe-llm[eval]`")
