@@ -162,6 +162,9 @@ def is_header(row: Sequence[str]) -> bool:
 
 def row_text(header: Sequence[str], cells: Sequence[str]) -> str:
     """One row in words; cells without a name stand alone, empty cells are left out."""
+    filled = [cell for cell in cells if cell.strip()]
+    if not header and len(filled) == 2 and len(filled[0]) <= 60 and not _is_number(filled[0]):
+        return ": ".join(" ".join(cell.split()) for cell in filled)  # a fact sheet: `Founded: 1975`
     parts = []
     for place, cell in enumerate(cells):
         value = " ".join(cell.split())

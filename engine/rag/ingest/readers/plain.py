@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from lathe.engine.rag.ingest.readers.base import Notes, Outline, Source, read_text
 from lathe.engine.rag.values import Piece
 
-_BLANK = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
+_BLANK = re.compile(r"\n(?:[ \t]*\n)+")
 _DEFINITION = re.compile(
-    r"^(?P<indent>[ \t]*)(?:(?:pub(?:\([a-z]+\))?|export|default|public|private|protected|internal|static|final|abstract"
-    r"|async|unsafe|extern|inline|const|virtual|override|sealed|open|data)[ \t]+)*"
+    r"^(?P<indent>[ \t]*)(?:(?:pub(?:\([a-z]+\))?|export|default|public|private|protected|internal|static|final"
+    r"|abstract|async|unsafe|extern|inline|const|virtual|override|sealed|open|data)[ \t]+)*"
     r"(?P<word>class|def|function|fn|func|struct|enum|interface|trait|impl|module|namespace|package|object|type|sub|proc)"
     r"[ \t]+(?P<name>[A-Za-z_$][\w$:.<>]*)"
 )
