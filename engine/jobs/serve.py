@@ -25,6 +25,7 @@ async def run(step: ServeStep, context: ServiceContext) -> Outcome:
     """Start the server, probe every prompt, stop."""
     workbench = context.workbench
     await context.progress("loading", 0, None, stage=1, stages=2)
+    name = (await workbench.model(step.model)).entry.name  # HTTP knows models by name, never by path
     already = (await workbench.snapshot()).server
     state = already
     if not already.running:
@@ -38,7 +39,7 @@ async def run(step: ServeStep, context: ServiceContext) -> Outcome:
     try:
         for number, prompt in enumerate(step.prompts):
             await context.progress("asking", number, len(step.prompts), "prompt", stage=2, stages=2)
-            rows.append(await ask(state.url or "", key.secret or "", step.model, prompt, step.max_tokens))
+            rows.append(await ask(state.url or "", key.secret or "", name, prompt, step.max_tokens))
             context.log(f"{prompt!r}: {rows[-1]['completion_tokens']} tokens, TTFT {rows[-1]['ttft_s']:.3f} s")
         await context.progress("asking", len(step.prompts), len(step.prompts), "prompt", stage=2, stages=2)
     finally:

@@ -1,6 +1,6 @@
 """Submitting a step from the shell and following its job: progress on stderr, result on stdout.
 
-On a terminal a bar moves; elsewhere one plain line per 10 % or 30 s. Leaving with ctrl+c cancels the job, whose
+On a terminal a bar moves; elsewhere one plain line per 10 %, no more often than every 3 s, or every 30 s. Leaving with ctrl+c cancels the job, whose
 checkpoint stays.
 """
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 _PLAIN_INTERVAL_S = 30.0
+_PLAIN_QUIET_S = 3.0
+"""Plain lines are at least this far apart, so that short jobs have none."""
 
 
 def run_step(
@@ -77,8 +79,8 @@ class Meter:
         self._lines = plain
         self._bars: Bars | None = None
         self._task: TaskID | None = None
-        self._told_at = 0.0
-        self._told = ""
+        self._told_at = time.monotonic()
+        self._told = 0
 
     def __enter__(self) -> Meter:
         if not self._lines:
@@ -100,10 +102,10 @@ class Meter:
             self._bars.update(self._task, description=label, completed=progress.done, total=progress.total)
             return
         share = progress.fraction
-        mark = f"{progress.label} {int(share * 10) * 10 if share is not None else ''}"
-        now = time.monotonic()
-        if mark != self._told or now - self._told_at > _PLAIN_INTERVAL_S:
-            self._told, self._told_at = mark, now
+        tenth = int(share * 10) if share is not None else self._told
+        waited = time.monotonic() - self._told_at
+        if waited > _PLAIN_INTERVAL_S or (tenth > self._told and waited > _PLAIN_QUIET_S):
+            self._told, self._told_at = tenth, time.monotonic()
             say(f"{self._title}: {progress.label}" + (f" {share:.0%}" if share is not None else ""))
 
 
