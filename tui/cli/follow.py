@@ -1,7 +1,7 @@
 """Submitting a step from the shell and following its job: progress on stderr, result on stdout.
 
-On a terminal a bar moves; elsewhere one plain line per 10 %, no more often than every 3 s, or every 30 s. Leaving with ctrl+c cancels the job, whose
-checkpoint stays.
+On a terminal a bar moves; elsewhere there is one plain line per 10 %, at least 3 s apart, or every 30 s. Leaving with
+ctrl+c cancels the job, whose checkpoint stays.
 """
 
 from __future__ import annotations
