@@ -24,12 +24,14 @@ from lathe.engine.workbench import Workbench
 from lathe.tui import formats
 from lathe.tui import glyphs as glyph_sets
 from lathe.tui.board import WINDOWS, Board
+from lathe.tui.glyphs import Glyphs
 from lathe.tui.link import Connect, Link
 from lathe.tui.places import BY_MODE, PLACES
 from lathe.tui.screens.base import PlaceScreen
 from lathe.tui.text import clean
 from lathe.tui.text import line as one_line
 from lathe.tui.themes import COLOURLESS, DARK, THEMES, Inks, inks
+from lathe.tui.widgets.base import use_glyphs
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.notifications import SeverityLevel
@@ -165,7 +167,7 @@ class LatheApp(App[None]):
         self.link = Link(self.board, self, workbench, connect)
         self.read_only = read_only
         self.paused = False
-        self.glyphs = glyph_sets.choose(glyphs)
+        self.use_glyphs(glyph_sets.choose(glyphs))
         self.inks: Inks = inks(DARK)
         self.now = now
         self.did = ""
@@ -283,7 +285,7 @@ class LatheApp(App[None]):
             self.theme = str(theme.value)
         wanted = self.board.setting("appearance.glyphs")
         if wanted is not None and self._glyphs_wanted == "auto":
-            self.glyphs = glyph_sets.choose(str(wanted.value))
+            self.use_glyphs(glyph_sets.choose(str(wanted.value)))
 
     # -- doing things -----------------------------------------------------------------------------------------------
     def do(
@@ -353,25 +355,20 @@ class LatheApp(App[None]):
         """Open the command palette."""
         from lathe.tui.screens.palette import Palette
 
-        if not isinstance(self.screen, Palette):
-            self.push_screen(Palette(text))
+        self.push_screen(Palette(text))
 
     def action_help(self) -> None:
         """Show the keys of this place; again, all keys."""
         from lathe.tui.screens.help import Help
 
-        if isinstance(self.screen, Help):
-            self.screen.action_more()
-        elif (place := self.current_place) is not None:
+        if (place := self.current_place) is not None:
             self.push_screen(Help(place))
 
     def action_jump(self) -> None:
         """Show where one can go from here, each with its key."""
         from lathe.tui.screens.jump import Jump
 
-        if isinstance(self.screen, Jump):
-            self.pop_screen()
-        elif (place := self.current_place) is not None:
+        if (place := self.current_place) is not None:
             self.push_screen(Jump(place))
 
     def action_welcome(self) -> None:
@@ -456,13 +453,18 @@ class LatheApp(App[None]):
     def action_next_glyphs(self) -> None:
         """Go round the glyph sets."""
         names = list(glyph_sets.SETS)
-        self.glyphs = glyph_sets.SETS[names[(names.index(self.glyphs.name) + 1) % len(names)]]
+        self.use_glyphs(glyph_sets.SETS[names[(names.index(self.glyphs.name) + 1) % len(names)]])
         self._glyphs_wanted = self.glyphs.name
         self.did = f"lathe config set appearance.glyphs {self.glyphs.name}"
         for screen in self.screen_stack:
             screen.refresh(layout=True)
         self.redraw()
         self.notify(f"Glyphs: {self.glyphs.name}", timeout=2)
+
+    def use_glyphs(self, glyphs: Glyphs) -> None:
+        """Draw with these characters from the next repaint on."""
+        self.glyphs = glyphs
+        use_glyphs(glyphs)
 
     def pause(self, on: bool | None = None) -> None:
         """Freeze the figures, or let them run."""

@@ -162,7 +162,7 @@ class PlaceScreen(Screen[None]):
         for row in self.query(".chrome").results(Canvas):
             row.redraw()
         self.query_one("#banner").display = self.board.lost is not None
-        if self.has_class("-tiny"):
+        if self.has_class("-tiny") or self.has_class("-flat"):
             self.query_one("#tiny", Canvas).redraw()
         else:
             self.show(self.board)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from lathe.tui.keys import display, flat
 from lathe.tui.places import PLACES
@@ -14,7 +14,7 @@ from lathe.tui.widgets.grid import Grid
 from lathe.tui.widgets.logview import LogView
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 
 if TYPE_CHECKING:
@@ -28,6 +28,12 @@ NOTE = (
 
 class Help(Dialog[None]):
     """A generated list of keys."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "question_mark,f1", "more", "all keys", show=False, id="help.more", tooltip="All keys, or this place's"
+        ),
+    ]
 
     def __init__(self, place: PlaceScreen) -> None:
         super().__init__(f"Keys: {place.place.title}")

@@ -26,7 +26,7 @@ class Jump(ModalScreen[None]):
     """Labels over the panels, and the list of places."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "cancel", "cancel", show=False, id="jump.cancel", tooltip="Stay here"),
+        Binding("escape,ctrl+o", "cancel", "cancel", show=False, id="jump.cancel", tooltip="Stay here"),
     ]
 
     def __init__(self, place: PlaceScreen) -> None:

@@ -10,19 +10,20 @@ Invariant: none of them reads markup; foreign text passes `lathe.tui.text` here,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 from lathe.tui.glyphs import Glyphs
 from lathe.tui.text import clean
 from lathe.tui.text import line as one_line
 from lathe.tui.themes import Inks
-from lathe.tui.widgets.paint import Line, fit
+from lathe.tui.widgets.paint import Line, crop, fit
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 from textual.containers import Vertical
 from textual.content import Content
 from textual.geometry import Size
+from textual.scrollbar import ScrollBar, ScrollBarRender
 from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Static
@@ -115,32 +116,56 @@ class Words(Static):
 
 
 class Panel(Vertical):
-    """A bordered box whose title and footnote are plain text."""
+    """A bordered box whose title and footnote are plain text, cut with our own ellipsis."""
 
     def __init__(self, *children: Widget, title: str = "", id: str | None = None, classes: str | None = None) -> None:
         super().__init__(*children, id=id, classes=classes)
-        self.title_text = ""
-        self.footnote_text = ""
-        if title:
-            self.entitle(title)
+        self._title_parts: tuple[str, ...] = (title,)
+        self._note_parts: tuple[str, ...] = ()
+        self._lettered: tuple[str, str] = ("", "")
+
+    def on_mount(self) -> None:
+        """Show the title given at the start."""
+        self._letter()
+
+    def on_resize(self) -> None:
+        """Cut the texts anew."""
+        self._letter()
 
     def entitle(self, *parts: str) -> None:
         """Set the text in the upper border: the name, then facts; empty parts are left out."""
-        title = self._joined(parts)
-        if title != self.title_text:
-            self.title_text = title
-            self.border_title = cast(Any, Content(title))
+        self._title_parts = parts
+        self._letter()
 
     def footnote(self, *parts: str) -> None:
         """Set the text in the lower border."""
-        text = self._joined(parts)
-        if text != self.footnote_text:
-            self.footnote_text = text
-            self.border_subtitle = cast(Any, Content(text))
+        self._note_parts = parts
+        self._letter()
+
+    def _letter(self) -> None:
+        if not self.is_attached:
+            return
+        title, note = self._joined(self._title_parts), self._joined(self._note_parts)
+        if (title, note) != self._lettered:
+            self._lettered = (title, note)
+            self.border_title, self.border_subtitle = cast(Any, Content(title)), cast(Any, Content(note))
 
     def _joined(self, parts: tuple[str, ...]) -> str:
-        glyphs: Glyphs | None = getattr(self.app, "glyphs", None) if self.is_attached else None
-        return f" {glyphs.separator if glyphs else '-'} ".join(one_line(part) for part in parts if part)
+        glyphs = look_of(self).glyphs
+        text = f" {glyphs.separator} ".join(one_line(part) for part in parts if part)
+        return crop(text, self.outer_size.width - 6, glyphs.ellipsis) if self.outer_size.width else text
+
+
+class PlainScrollBar(ScrollBarRender):
+    """A scroll bar of blanks, for terminals without block characters."""
+
+    VERTICAL_BARS: ClassVar[list[str]] = [" "] * 8
+    HORIZONTAL_BARS: ClassVar[list[str]] = [" "] * 8
+
+
+def use_glyphs(glyphs: Glyphs) -> None:
+    """Draw scroll bars, too, with characters of the set; Textual keeps their renderer in the class."""
+    ScrollBar.renderer = ScrollBarRender if glyphs.name == "unicode" else PlainScrollBar
 
 
 def _safe(text: str | Text) -> str | Text:

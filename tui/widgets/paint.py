@@ -171,10 +171,10 @@ def resample(values: Sequence[float], width: int, span: int | None = None, phase
 
 def ceiling(value: float) -> float:
     """The next of 1, 2, 5 times a power of ten: a scale that does not twitch."""
-    if value <= 0 or not math.isfinite(value):
+    if value < 1e-12 or not math.isfinite(value):
         return 1.0
     power = float(10 ** math.floor(math.log10(value)))
-    return next(step * power for step in (1.0, 2.0, 5.0, 10.0) if value <= step * power * 1.000001)
+    return next((step * power for step in (1.0, 2.0, 5.0) if value <= step * power * 1.000001), 10.0 * power)
 
 
 def graph(

@@ -1,0 +1,87 @@
+"""Looking at the terminal app in tests: the screen as text, an app on a script, golden files."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from lathe.tui.app import LatheApp
+from support.scripted_workbench import ScriptedWorkbench
+from textual.pilot import Pilot
+
+_TEXT = re.compile(
+    r'<text class="[^"]*" x="([\d.]+)" y="[\d.]+" textLength="[\d.]+" '
+    r'clip-path="url\(#[^"]*-line-(\d+)\)">(.*?)</text>'
+)
+CELL = 12.2
+"""Pixels per cell in Textual's SVG."""
+
+
+def screen_lines(app: LatheApp) -> list[str]:
+    """The screen as text, one string per row, trailing blanks removed."""
+    rows: dict[int, list[str]] = {}
+    for x, row, text in _TEXT.findall(app.export_screenshot()):
+        cells = rows.setdefault(int(row), [])
+        column = round(float(x) / CELL)
+        cells += [" "] * (column - len(cells))
+        cells[column:] = html.unescape(text).replace("\xa0", " ")
+    return ["".join(rows.get(row, [])).rstrip() for row in range(app.size.height)]
+
+
+def screen_text(app: LatheApp) -> str:
+    """The screen as one text."""
+    return "\n".join(screen_lines(app))
+
+
+@asynccontextmanager
+async def running(
+    bench: ScriptedWorkbench | None = None, *, size: tuple[int, int] = (80, 24), ticks: int = 1, **fields: Any
+) -> AsyncIterator[tuple[LatheApp, Pilot[None], ScriptedWorkbench]]:
+    """The app on a script, attached and drawn."""
+    bench = bench if bench is not None else ScriptedWorkbench()
+    fields.setdefault("now", lambda: bench.now)
+    app = LatheApp(bench, **fields)
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: app.board.attached)
+        for _ in range(ticks):
+            await tick(app, pilot, bench)
+        yield app, pilot, bench
+
+
+async def tick(app: LatheApp, pilot: Pilot[None], bench: ScriptedWorkbench, seconds: float = 1.0) -> None:
+    """Let time pass in the script and in the app."""
+    bench.advance(seconds)
+    await app.step()
+    await pilot.pause()
+
+
+async def until(pilot: Pilot[None], condition: Any, tries: int = 200) -> None:
+    """Wait for a condition without a fixed delay."""
+    for _ in range(tries):
+        if condition():
+            return
+        await pilot.pause(0.02)
+    raise AssertionError(f"never came true: {condition}")
+
+
+async def type_text(pilot: Pilot[None], text: str) -> None:
+    """Press a key per character."""
+    names = {
+        " ": "space", "/": "slash", "=": "equals_sign", ".": "full_stop", "_": "underscore", "-": "minus", ":": "colon",
+        ">": "greater_than_sign", "!": "exclamation_mark",
+    }  # fmt: skip
+    await pilot.press(*(names.get(character, character) for character in text))
+
+
+def compare(path: Path, actual: str) -> None:
+    """Compare with a golden file; LATHE_GOLDEN=write makes it anew."""
+    if os.environ.get("LATHE_GOLDEN") == "write":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(actual, encoding="utf-8")
+    expected = path.read_text(encoding="utf-8")
+    assert actual == expected, f"{path.name} differs; LATHE_GOLDEN=write renews it"

@@ -1,0 +1,138 @@
+"""Every place at every size and in every state: drawn whole, nothing too wide, the frame where it belongs."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from lathe.engine.states import Percentiles
+from lathe.engine.telemetry.sample import Sample
+from lathe.tui.places import PLACES
+from rich.cells import cell_len
+from support.screens import running, screen_lines, screen_text, tick, until
+from support.scripted_workbench import ScriptedWorkbench
+
+SIZES = [(80, 24), (120, 40), (160, 50)]
+TELLING = {
+    "dashboard": "Requests",
+    "models": "qwen3-8b-q4_k_m",
+    "serve": "/v1/chat/completions",
+    "chat": "Prompt",
+    "jobs": "j-118",
+    "logs": "j-115",
+    "settings": "offline",
+    "doctor": "onnxruntime",
+}
+EMPTY = {
+    "dashboard": "No requests.",
+    "models": "stdlib-4m",
+    "serve": "No keys yet.",
+    "chat": "No model that can talk yet.",
+    "jobs": "No jobs yet.",
+    "logs": "All is well.",
+    "settings": "offline",
+    "doctor": "cores",
+}
+
+
+def _check_frame(lines: list[str], width: int, height: int) -> None:
+    assert len(lines) == height
+    assert all(cell_len(line) <= width for line in lines)
+    assert "lathe" in lines[0]
+    assert "Models" in lines[1]
+    assert "help" in lines[-1]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.mode)
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+async def test_on_a_living_workbench(place: object, size: tuple[int, int]) -> None:
+    mode = place.mode  # type: ignore[attr-defined]
+    async with running(size=size, mode=mode) as (app, pilot, _):
+        await until(pilot, lambda: TELLING[mode] in screen_text(app))
+        _check_frame(screen_lines(app), *size)
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.mode)
+async def test_on_an_empty_workbench(place: object) -> None:
+    mode = place.mode  # type: ignore[attr-defined]
+    async with running(ScriptedWorkbench(living=False), mode=mode) as (app, pilot, _):
+        await pilot.press("escape")
+        await until(pilot, lambda: EMPTY[mode] in screen_text(app))
+        _check_frame(screen_lines(app), 80, 24)
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.mode)
+async def test_without_an_engine(place: object) -> None:
+    mode = place.mode  # type: ignore[attr-defined]
+    async with running(mode=mode) as (app, pilot, bench):
+        bench.lost = True
+        await tick(app, pilot, bench)
+        lines = screen_lines(app)
+        assert "NO ENGINE" in lines[0]
+        assert "the engine is gone" in lines[2]
+        assert all(cell_len(line) <= 80 for line in lines)
+        await pilot.press("question_mark", "escape")
+        assert app.is_running
+
+
+@pytest.mark.parametrize("glyphs", ["ascii", "blocks"])
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.mode)
+async def test_in_ascii_every_character_is_ascii(place: object, glyphs: str) -> None:
+    mode = place.mode  # type: ignore[attr-defined]
+    async with running(mode=mode, glyphs=glyphs) as (app, pilot, _):
+        await until(pilot, lambda: TELLING[mode] in screen_text(app))
+        text = screen_text(app)
+        if glyphs == "ascii":
+            assert text.isascii(), sorted({c for c in text if not c.isascii()})
+
+
+@pytest.mark.parametrize("size", [(59, 24), (40, 12), (20, 6), (80, 15)], ids=lambda size: f"{size[0]}x{size[1]}")
+async def test_a_tiny_terminal_shows_the_summary(size: tuple[int, int]) -> None:
+    async with running(size=size) as (app, pilot, _):
+        lines = screen_lines(app)
+        assert all(cell_len(line) <= size[0] for line in lines)
+        if size[1] > 6:
+            assert any("gen " in line for line in lines)
+        await pilot.resize_terminal(100, 30)
+        await until(pilot, lambda: "Requests" in screen_text(app))
+        await pilot.resize_terminal(*size)
+        await pilot.pause()
+        assert "Requests" not in screen_text(app)
+
+
+async def test_figures_move_while_visible_and_only_then() -> None:
+    async with running() as (app, pilot, bench):
+        before = screen_text(app)
+        await tick(app, pilot, bench, 7)
+        assert screen_text(app) != before
+        dashboard = app.current_place
+        assert dashboard is not None
+        drawn = dashboard.query_one("#memory Canvas")
+        await app.action_go("models")
+        await pilot.pause()
+        cached = drawn._strips  # type: ignore[attr-defined]
+        await tick(app, pilot, bench, 7)
+        assert drawn._strips is cached  # type: ignore[attr-defined]
+
+
+async def test_what_a_small_sample_cannot_say_is_not_said() -> None:
+    async with running() as (app, pilot, _):
+        assert app.board.snapshot is not None
+        traffic = msgspec.structs.replace(app.board.snapshot.traffic, ttft=Percentiles(12, 0.1, 0.2, 0.9))
+        app.board.snapshot = msgspec.structs.replace(app.board.snapshot, traffic=traffic)
+        app.redraw()
+        await pilot.pause()
+        row = next(line for line in screen_lines(app) if "first token" in line)
+        assert "n=12" in row
+        assert "900" not in row
+
+
+async def test_unknown_is_a_dash_not_a_zero() -> None:
+    async with running() as (app, pilot, _):
+        assert app.board.snapshot is not None
+        app.board.snapshot = msgspec.structs.replace(app.board.snapshot, sample=Sample(t=1.0, wall=1.0))
+        app.redraw()
+        await pilot.pause()
+        lines = screen_lines(app)
+        for name in ("RAM", "CPU", "Disk"):
+            row = next(line for line in lines if f"│ {name}" in line)
+            assert row.split("│")[1].rstrip().endswith("-"), row
