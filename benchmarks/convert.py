@@ -26,6 +26,29 @@ GOLDEN = ROOT / "tests" / "golden" / "convert"
 OUTTYPES = ("f16", "bf16", "q8_0")
 sys.path.insert(0, str(ROOT / "tests"))
 
+OUTPUTS = """
+import json, sys
+import torch, transformers
+found = {}
+for folder in sys.argv[1:]:
+    config = json.load(open(folder + "/config.json"))
+    architecture = config["architectures"][0]
+    if not hasattr(transformers, architecture):
+        continue  # its code would come with the checkpoint
+    model = getattr(transformers, architecture).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    tokens = [(7 + 37 * place) % config["vocab_size"] for place in range(16)]
+    with torch.no_grad():
+        result = model(torch.tensor([tokens]), attention_mask=torch.ones(1, 16, dtype=torch.long))
+    if not hasattr(result, "logits"):
+        row = result.last_hidden_state[0, 0]
+    else:
+        row = result.logits[0] if result.logits.ndim == 2 else result.logits[0, -1]
+    best = row.topk(min(8, len(row)))
+    values = [[int(place), round(float(value), 4)] for place, value in zip(best.indices, best.values)]
+    found[folder.rsplit("/", 1)[1]] = {"tokens": tokens, "largest": values}
+print(json.dumps(found))
+"""
+"""What transformers computes of each checkpoint: the largest values of the last (encoders: the first) position."""
 PEAK = """
 import os, re
 with open("/proc/self/status") as status, open(os.environ["PEAK_FILE"], "w") as peak:
@@ -79,30 +102,38 @@ def ours(source: Path, output: Path, outtype: str) -> tuple[float, int]:
 
 
 def golden(write: bool) -> int:
-    """Derive the golden files from the official converter; report those that differ."""
+    """Derive the golden files from the official converter and transformers; report those that differ."""
+    from lathe.engine.embedded import CHECKPOINT
     from support.families import RECIPES
     from support.gguf_digest import digest
 
     differing = 0
     with tempfile.TemporaryDirectory() as folder:
-        for name, recipe in RECIPES.items():
-            source = recipe.write(Path(folder) / name)
+        sources = {name: recipe.write(Path(folder) / name) for name, recipe in RECIPES.items()}
+        for name, source in (sources | {CHECKPOINT.name: CHECKPOINT}).items():
             found: dict[str, object] = {}
-            for outtype in OUTTYPES:
+            for outtype in OUTTYPES if name in RECIPES else ("f16",):
                 output = Path(folder) / f"{name}.gguf"
-                official(source, output, outtype)
+                official(source, output, outtype, "gpt-2" if name == CHECKPOINT.name else "default")
                 result = digest(output)
                 result["metadata"].pop("general.file_type")
                 found.setdefault("metadata", result["metadata"])
                 found[outtype] = result["tensors"]
-            text = _pretty(found)
-            path = GOLDEN / f"{name}.json"
-            same = path.is_file() and path.read_text() == text
-            differing += not same
-            if write:
-                path.write_text(text)
-            print(f"{name:14} {'same' if same else 'written' if write else 'DIFFERENT'}", flush=True)
+            differing += _settle(name, _pretty(found), write)
+        command = [os.environ["LATHE_CONVERT_PYTHON"], "-c", OUTPUTS, *map(str, sources.values())]
+        done = subprocess.run(command, capture_output=True, check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+        differing += _settle("outputs", _pretty({"outputs": json.loads(done.stdout)}), write)
     return 0 if write else min(differing, 1)
+
+
+def _settle(name: str, text: str, write: bool) -> bool:
+    """Compare a golden file with what was found, or replace it; return whether they differed."""
+    path = GOLDEN / f"{name}.json"
+    same = path.is_file() and path.read_text() == text
+    if write:
+        path.write_text(text)
+    print(f"{name:14} {'same' if same else 'written' if write else 'DIFFERENT'}", flush=True)
+    return not same
 
 
 def _pretty(found: dict[str, object]) -> str:
