@@ -46,9 +46,9 @@ class Observation:
         """The request was handed to its worker under this number; again after a crash."""
         self.number = number
 
-    def on_delta(self, delta: Delta) -> None:
-        """Count a delta at the moment it arrives."""
-        now = self._meter.now()
+    def on_delta(self, delta: Delta, at: float | None = None) -> None:
+        """Count a delta at the moment it was made; None: as it arrives."""
+        now = self._meter.now() if at is None else at
         tokens = len(delta.tokens)
         if tokens:
             self._count(tokens, now)
@@ -83,7 +83,7 @@ class Observation:
         if self.first is None:
             self.first = now
             self._meter.ttft.add(now, now - self.started)
-        elif self.last is not None:
+        elif self.last is not None and now > self.last:  # of the same moment: another choice of the same request
             # k tokens in one delta are k intervals of equal length: that is when they were made.
             self._meter.itl.add(now, (now - self.last) / tokens, tokens)
         self.last = now

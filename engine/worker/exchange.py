@@ -27,8 +27,8 @@ class Observer(Protocol):
     def placed(self, number: int) -> None:
         """The request was given to the worker under this number."""
 
-    def on_delta(self, delta: Delta) -> None:
-        """A delta has arrived."""
+    def on_delta(self, delta: Delta, at: float | None = None) -> None:
+        """A delta has arrived that was made at that moment of the monotonic clock; None: now."""
 
 
 class Exchange:
@@ -57,7 +57,7 @@ class Exchange:
             return True
         if self._observer is not None:
             for delta in message.deltas:
-                self._observer.on_delta(delta)
+                self._observer.on_delta(delta, message.at)
         self._deltas += message.deltas
         self._bytes += sum(map(_size, message.deltas))
         if len(self._deltas) >= _JOIN_AT:

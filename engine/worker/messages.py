@@ -159,6 +159,8 @@ class Piece(msgspec.Struct, frozen=True, tag=True):
 
     id: int
     deltas: tuple[Delta, ...]
+    at: float | None = None
+    """When they were made, on the machine's monotonic clock, which all processes share."""
 
 
 class Scores(msgspec.Struct, frozen=True, tag=True):

@@ -197,11 +197,11 @@ class Turns:
         self._generated_tokens += tokens
         usage = next((delta.usage for delta in produced if delta.usage), None)
         if usage is None:
-            self._emit((Piece(turn.id, produced),))
+            self._emit((Piece(turn.id, produced, time.monotonic()),))
             return False
         self._prompt_tokens += usage.prompt_tokens - usage.cached_tokens
         self._cached_tokens += usage.cached_tokens
-        self._emit((Piece(turn.id, produced), Done(turn.id)))
+        self._emit((Piece(turn.id, produced, time.monotonic()), Done(turn.id)))
         return True
 
     def _answer_whole(self, turn: _Turn) -> bool:

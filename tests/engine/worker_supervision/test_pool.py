@@ -114,7 +114,7 @@ async def test_a_request_can_be_cancelled_by_its_number(tmp_path: Path) -> None:
         def placed(self, number: int) -> None:
             self.number = number
 
-        def on_delta(self, delta: Delta) -> None:
+        def on_delta(self, delta: Delta, at: float | None = None) -> None:
             self.deltas += 1
 
     seen = Seen()

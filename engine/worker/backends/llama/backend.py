@@ -446,9 +446,10 @@ class LlamaBackend:
 
     def _flush(self) -> None:
         """Send what this step produced."""
+        now = time.monotonic()
         for generation in self._touched.values():
             if generation.deltas:
-                self._out.append(Piece(generation.id, tuple(generation.deltas)))
+                self._out.append(Piece(generation.id, tuple(generation.deltas), now))
                 generation.deltas = []
             if generation.over:
                 self._out.append(Done(generation.id))
