@@ -160,8 +160,9 @@ async def test_the_http_api_over_the_real_model(engine: LocalWorkbench, embedded
     state = await engine.start_server(ServerOptions(port=0))
     key = await engine.make_key(ApiKey(name="test", created_at=0.0))
     headers = {"Authorization": f"Bearer {key.secret}"}
+    name = (await engine.model(str(embedded_gguf))).entry.name
     body = {
-        "model": str(embedded_gguf),
+        "model": name,
         "messages": [{"role": "user", "content": QUESTION}],
         "max_tokens": 16,
         "temperature": 0,
