@@ -35,7 +35,8 @@ for folder in sys.argv[1:]:
     architecture = config["architectures"][0]
     if not hasattr(transformers, architecture):
         continue  # its code would come with the checkpoint
-    model = getattr(transformers, architecture).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    maker = getattr(transformers, architecture)
+    model = maker.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     tokens = [(7 + 37 * place) % config["vocab_size"] for place in range(16)]
     with torch.no_grad():
         result = model(torch.tensor([tokens]), attention_mask=torch.ones(1, 16, dtype=torch.long))
