@@ -176,8 +176,8 @@ class GuardedProtocol(H11Protocol):
             if progress.stage != "body":
                 progress.enter("body", now)
             progress.body_bytes += received
-        elif theirs is h11.DONE and progress.stage in ("head", "body"):
-            progress.enter("answer", now)
+        elif theirs is not h11.IDLE and progress.stage in ("head", "body"):
+            progress.enter("answer", now)  # DONE, or MUST_CLOSE for clients that said `Connection: close`
 
     def _stop_pipelining(self) -> None:
         """Serve the request at hand and close; a second one behind it would hide the client's disconnect."""

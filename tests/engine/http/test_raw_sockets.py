@@ -221,6 +221,20 @@ async def test_expect_continue_is_answered_only_when_the_body_is_wanted() -> Non
         assert status(refused) == 401
 
 
+@pytest.mark.parametrize("headers", [(), ("Connection: close",), ("Connection: keep-alive",)])
+@pytest.mark.parametrize("version", [b"HTTP/1.1", b"HTTP/1.0"])
+async def test_deadlines_of_receiving_do_not_end_a_long_answer(headers: tuple[str, ...], version: bytes) -> None:
+    workbench = HeldWorkbench()
+    workbench.held, workbench.after = asyncio.Event(), 2
+    async with serving(workbench, limits=FAST) as served, raw_connection(served.port) as (reader, writer):
+        writer.write(chat_request(*headers).replace(b"HTTP/1.1", version, 1))
+        await reader.readuntil(b'"content":" *"')
+        await asyncio.sleep(FAST.body_s + 3 * FAST.sweep_s)
+        workbench.held.set()
+        async with asyncio.timeout(5):
+            await reader.readuntil(b"[DONE]")
+
+
 @pytest.mark.parametrize("way", ["close", "reset", "half-close", "pipelined"])
 @pytest.mark.parametrize("stage", ["first token", "mid-stream"])
 async def test_a_client_that_leaves_frees_its_stream(way: str, stage: str) -> None:
