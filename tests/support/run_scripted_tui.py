@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lathe.tui.app import LatheApp  # noqa: E402
-from support.scripted_workbench import ScriptedWorkbench  # noqa: E402
+from lathe.tui.app import LatheApp
+from support.scripted_workbench import ScriptedWorkbench
 
 
 class LivingWorkbench(ScriptedWorkbench):

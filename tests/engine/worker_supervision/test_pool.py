@@ -310,7 +310,7 @@ async def test_a_worker_that_ignores_everything_is_killed_on_unload(tmp_path: Pa
             await pool.unload("toy")
         with pytest.raises(LatheError):
             await hung
-        assert not Path(f"/proc/{pid}").exists()  # noqa: ASYNC240
+        assert not Path(f"/proc/{pid}").exists()
 
 
 async def test_a_flood_on_stderr_hurts_nobody(tmp_path: Path) -> None:
@@ -365,6 +365,6 @@ async def test_close_ends_every_process(tmp_path: Path) -> None:
         pids = [(await pool.load(scripted(name))).pid for name in "ab"]
         await pool.close()
         assert pool.states() == ()
-        assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]  # noqa: ASYNC240
+        assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
         with pytest.raises(UnavailableError, match="stopping"):
             await pool.load(scripted("c"))
