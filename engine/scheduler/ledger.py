@@ -107,7 +107,7 @@ class Ledger:
         for of, tree in self._trees.items():
             covered: set[Node] = set()
             for node in tree.nodes():
-                if node.pins:
+                if node.running:
                     covered.update(_path(node))
             partly = 0
             if of == realm and self._share:
@@ -123,12 +123,26 @@ class Ledger:
         """Begin a request: borrow what is known of its first `limit` tokens."""
         tree = self._trees.setdefault(realm, RadixTree())
         tree.users += 1
-        node = tree.reach(tree.root, tokens, limit) if self._share else tree.root
-        node.pins += 1  # before a sequence is taken, which may evict
-        sequence = self._take()
+        if not self._share:
+            limit = 0
+        self._touch(tree.match(tokens, limit)[0])  # before leaves make way: what is borrowed goes last
+        while not self._free:
+            node, depth = tree.match(tokens, limit)
+            oldest = self._oldest()
+            assert oldest is not None, "more requests run than there are native sequences"
+            if node.kept is not None and (depth == node.end or oldest[1] is node):
+                self._trim(tree, node, depth - node.start)
+                break
+            self._evict(*oldest)
+        node = tree.reach(tree.root, tokens, limit)
+        if node.kept is not None:
+            sequence, node.kept = node.kept, None
+        else:
+            sequence = self._free.pop()
+            if node.parent is not None:
+                self.effects.append(Share(tree.lender(node), sequence, 0, node.end))
         if node.parent is not None:
-            self.effects.append(Share(tree.lender(node), sequence, 0, node.end))
-            node.holders.add(sequence)
+            node.running.add(sequence)
             self._touch(node)
         return Hold(realm, sequence, node)
 
@@ -164,10 +178,14 @@ class Ledger:
         self._private -= end - start
         hold.published = end
         if node is not before:
-            node.holders.add(hold.sequence)
-            node.pins += 1
+            for held in (reached, node):
+                if held.kept is not None:  # now a running sequence ends in or below it
+                    self._release(held.kept)
+                    held.kept = None
+            node.running.add(hold.sequence)
             hold.node = node
-            self._leave(tree, before, hold.sequence)
+            before.running.discard(hold.sequence)
+            tree.tidy(before)
         self._touch(node)
 
     def close(self, hold: Hold, tokens: list[int]) -> None:
@@ -180,11 +198,12 @@ class Ledger:
         else:
             self.publish(hold, tokens)
             node = hold.node
-            if node.parent is not None and not node.children and len(node.holders) == 1:
-                node.pins -= 1  # its sequence stays and holds the leaf for the cache
+            node.running.discard(hold.sequence)
+            if node.parent is not None and not node.children and not node.running:
+                node.kept = hold.sequence
             else:
-                self._leave(tree, node, hold.sequence)
                 self._release(hold.sequence)
+                tree.tidy(node)
         self._discard_if_empty(hold.realm)
 
     def forget(self, realm: Realm) -> None:
@@ -193,65 +212,57 @@ class Ledger:
         if tree is not None:
             assert not tree.users
             for node in tree.nodes():
-                for sequence in node.holders:
-                    self._release(sequence)
+                if node.kept is not None:
+                    self._release(node.kept)
 
     # -- room ----------------------------------------------------------------------------------------------------
     def reserve(self, cells: int) -> bool:
         """Make room for `cells` more, by evicting what was used longest ago; False when that is not enough."""
         while self.capacity - self.used < cells:
-            oldest = self._oldest_leaf()
+            oldest = self._oldest()
             if oldest is None:
                 return False
-            self._evict(*oldest, cells - (self.capacity - self.used))
+            realm, leaf = oldest
+            keep = len(leaf.tokens) - max(cells - (self.capacity - self.used), self._evict_at_least)
+            if keep > 0:
+                self._trim(self._trees[realm], leaf, keep)
+            else:
+                self._evict(realm, leaf)
         return True
 
-    def _take(self) -> int:
-        """A free native sequence; those of the cache make way for a running request."""
-        while not self._free:
-            oldest = self._oldest_leaf()
-            assert oldest is not None, "more requests run than there are native sequences"
-            realm, leaf = oldest
-            self._evict(realm, leaf, len(leaf.tokens))
-        return self._free.pop()
-
-    def _oldest_leaf(self) -> tuple[Realm, Node] | None:
-        found: tuple[Realm, Node] | None = None
+    def _oldest(self) -> tuple[Realm, Node] | None:
+        """The leaf of the cache that was used longest ago."""
+        oldest: tuple[Realm, Node] | None = None
         for realm, tree in self._trees.items():
             for node in tree.nodes():
-                if not node.children and not node.pins and (found is None or node.used_at < found[1].used_at):
-                    found = realm, node
-        return found
+                if node.kept is not None and (oldest is None or node.used_at < oldest[1].used_at):
+                    oldest = realm, node
+        return oldest
 
-    def _evict(self, realm: Realm, leaf: Node, cells: int) -> None:
-        """Free about `cells` cells of an unpinned leaf, from its end."""
-        tree = self._trees[realm]
-        keep = len(leaf.tokens) - max(cells, self._evict_at_least)
-        if keep > 0:
+    def _trim(self, tree: RadixTree, leaf: Node, keep: int) -> None:
+        """Free the end of a leaf of the cache."""
+        assert leaf.kept is not None
+        if keep < len(leaf.tokens):
             tree.trim(leaf, keep)
-            self.effects.extend(Drop(sequence, leaf.end) for sequence in leaf.holders)
-            return
+            self.effects.append(Drop(leaf.kept, leaf.end))
+
+    def _evict(self, realm: Realm, leaf: Node) -> None:
+        """Free a leaf of the cache; a parent that becomes one inherits its sequence."""
+        tree, sequence = self._trees[realm], leaf.kept
+        assert sequence is not None
         parent = tree.remove(leaf)
-        for sequence in leaf.holders:
-            if parent.parent is not None and not parent.children and not parent.holders:
-                self.effects.append(Drop(sequence, parent.end))  # the parent is a leaf now and needs a holder
-                parent.holders.add(sequence)
-            else:
-                self._release(sequence)
-        tree.tidy(parent)
+        if parent.parent is not None and not parent.children and not parent.running:
+            self.effects.append(Drop(sequence, parent.end))
+            parent.kept = sequence
+        else:
+            self._release(sequence)
+            tree.tidy(parent)
         self._discard_if_empty(realm)
 
     def _discard_if_empty(self, realm: Realm) -> None:
         tree = self._trees[realm]
         if not tree.users and not tree.size:
             del self._trees[realm]
-
-    @staticmethod
-    def _leave(tree: RadixTree, node: Node, sequence: int) -> None:
-        """A running sequence no longer ends in `node`, which others end in or below."""
-        node.holders.discard(sequence)
-        node.pins -= 1
-        tree.tidy(node)
 
     def _release(self, sequence: int) -> None:
         self.effects.append(Drop(sequence))

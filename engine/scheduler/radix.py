@@ -5,8 +5,8 @@
 
 A native sequence covers the whole path from the root to the node that it *ends* in, so any sequence that ends at or
 below a node can lend the node's cells. Invariants, checked by `audit`: no two children of a node begin with the same
-token; in every leaf a sequence ends; `size` is the number of tokens on all edges, which is the number of cells that
-the tree accounts for.
+token; in a leaf either running sequences end or one is kept for the cache, and nowhere else is one kept; `size` is the
+number of tokens on all edges, which is the number of cells that the tree accounts for.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def common_prefix(left: list[int], right: list[int], left_from: int = 0, right_f
 class Node:
     """A run of tokens on the edge that leads here, and what ends here."""
 
-    __slots__ = ("children", "holders", "parent", "pins", "start", "tokens", "used_at")
+    __slots__ = ("children", "kept", "parent", "running", "start", "tokens", "used_at")
 
     def __init__(self, parent: Node | None, tokens: list[int], used_at: int) -> None:
         self.parent = parent
@@ -50,10 +50,10 @@ class Node:
         self.start: int = 0 if parent is None else parent.end
         """Depth in tokens of the beginning of the edge."""
         self.children: dict[int, Node] = {}
-        self.holders: set[int] = set()
-        """Native sequences that end exactly here."""
-        self.pins = 0
-        """How many of them belong to running requests."""
+        self.running: set[int] = set()
+        """Native sequences of running requests that end exactly here."""
+        self.kept: int | None = None
+        """The native sequence that holds this leaf for the cache."""
         self.used_at = used_at
 
     @property
@@ -92,9 +92,9 @@ class RadixTree:
     @staticmethod
     def lender(node: Node) -> int:
         """A sequence that covers `node`."""
-        while not node.holders:
+        while not node.running and node.kept is None:
             node = next(iter(node.children.values()))
-        return next(iter(node.holders))
+        return next(iter(node.running)) if node.kept is None else node.kept
 
     @staticmethod
     def split(node: Node, depth: int) -> Node:
@@ -128,7 +128,7 @@ class RadixTree:
         if not added:
             return node
         self.size += len(added)
-        if not node.children and node.holders == {sequence}:
+        if not node.children and node.running == {sequence}:
             node.tokens += added
             return node
         leaf = Node(node, added, used_at)
@@ -154,7 +154,7 @@ class RadixTree:
     def tidy(self, node: Node) -> None:
         """Join a node in which nothing ends with its only child."""
         parent = node.parent
-        if parent is None or node.holders or len(node.children) != 1:
+        if parent is None or node.running or len(node.children) != 1:
             return
         (child,) = node.children.values()
         child.tokens = node.tokens + child.tokens
@@ -179,7 +179,7 @@ class RadixTree:
             assert node.parent is not None
             assert node.start == node.parent.end
             assert node.parent.children[node.tokens[0]] is node
-            assert node.children or node.holders
-            assert node.pins <= len(node.holders)
+            assert node.children or node.running or node.kept is not None
+            assert node.kept is None or not (node.children or node.running)
             size += len(node.tokens)
         assert size == self.size
