@@ -38,6 +38,8 @@ class Block(msgspec.Struct, frozen=True):
     kind: BlockKind = "paragraph"
     page: int | None = None
     heading_path: tuple[str, ...] = ()
+    flags: dict[str, int] | None = None
+    """Findings inside this block, as in `ParsedDocument.flags`; passages made of it inherit them."""
 
 
 class ParsedDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +62,8 @@ class ParsedDocument(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] = {}
     """What the file says about itself: author, date, sender."""
     flags: dict[str, int] = {}
-    """Kind of finding -> count: `hidden`, `control`, `bidi`, `replaced`, `comment`, `injection`, `email`, `phone`."""
+    """Kind of finding -> count: `hidden`, `comment`, `control`, `bidi`, `zero_width`, `tag`, `combining`, `replaced`,
+    `injection`, `template_token`, `email`, `phone`, `card`, `iban`, `identity`, `secret`."""
     skipped: tuple[str, ...] = ()
     """Parts that could not be read, one line each, while the rest could."""
     sha256: str = ""

@@ -95,7 +95,7 @@ def recognise(name: str, file: BinaryIO) -> Format:
     head = file.read(_HEAD)
     file.seek(0)
     if not head:
-        raise NoText("the file is empty")
+        raise NotADocument("the file is empty", code="E_EMPTY")
     if head.startswith(b"PK\x03\x04"):
         found = _container(file)
         file.seek(0)
