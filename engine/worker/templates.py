@@ -27,6 +27,8 @@ from lathe.engine.generation import Message, RenderedPrompt
 from lathe.engine.wire import Decoder, frame
 
 MAX_TEMPLATE_CHARS = 256 * 1024
+PLAIN = "{% for message in messages %}{{ message['content'] }}{% if not loop.last %}\n{% endif %}{% endfor %}"
+"""For models without a template, which were never taught turns: what was said, a line each, as text to go on with."""
 _WALL_S = 10.0
 """A render that takes longer is stuck, whatever its processor time says."""
 _LIMIT_CHARS_PER_TOKEN = 4
@@ -240,7 +242,7 @@ class ChatTemplate:
         self._limit = _LIMIT_CHARS_PER_TOKEN * max(context, 4096)
         self._renderer = renderer
         self._names: ControlNames | None = None
-        self.sha256 = hashlib.sha256((template or "").encode()).hexdigest()
+        self.sha256 = hashlib.sha256((template or PLAIN).encode()).hexdigest()
 
     def render(
         self,
@@ -253,11 +255,9 @@ class ChatTemplate:
         """Apply the template and tokenise.
 
         Raises:
-            UsageError: the model has no template, or the template does not take this conversation.
+            UsageError: the template does not take this conversation.
         """
-        template = self._template
-        if template is None:
-            raise UsageError("the model has no chat template", hint="give a text prompt instead", code="E_TEMPLATE")
+        template = self._template or PLAIN
         if len(template) > MAX_TEMPLATE_CHARS:
             raise UsageError(f"the chat template has {len(template)} characters, more than {MAX_TEMPLATE_CHARS}")
         names = self._names = self._names or ControlNames(self._vocabulary.controls)

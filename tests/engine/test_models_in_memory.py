@@ -18,7 +18,7 @@ from lathe.engine.generation import Delta, EmbedRequest, GenerationRequest, Mess
 from lathe.engine.local import LocalWorkbench
 from lathe.engine.paths import Home
 from lathe.engine.states import ServerOptions
-from lathe.engine.steps import GenerateStep, ServeStep
+from lathe.engine.steps import ConvertStep, GenerateStep, QuantizeStep, ServeStep
 from lathe.engine.transcript import Answer, collect
 from lathe.engine.workbench import ApiKey
 from lathe.engine.worker.messages import LoadOptions
@@ -221,3 +221,21 @@ async def test_text_becomes_vectors(engine: LocalWorkbench, embedded_gguf: Path)
     vectors = np.frombuffer(answer.vectors, np.float32).reshape(answer.rows, answer.dimensions)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
+
+
+@pytest.mark.shared
+async def test_a_model_without_a_chat_template_goes_on_with_the_text(home: Path, shared_data: Path) -> None:
+    engine = await LocalWorkbench.open(Home(home))
+    source = str(shared_data / "models" / "TinyStories-656K")
+    for step in (
+        ConvertStep(model=source, outtype="f16", name="stories"),
+        QuantizeStep(model="stories", type="Q8_0", name="stories-q8"),
+    ):
+        job = await engine.wait((await engine.submit(step)).id)
+        assert job.state == "done", job.failure
+    await engine.load("stories-q8", OPTIONS)
+    answer = await _answer(engine, _ask("stories-q8", "Once upon a time, there was a little"))
+    assert len(answer.text.split()) > 5
+    rendered = await engine.render("stories-q8", [Message("user", "one"), Message("assistant", "two")])
+    assert rendered.text == "one\ntwo"
+    await engine.close()
