@@ -27,7 +27,7 @@ from lathe.engine.generation import Message, RenderedPrompt
 from lathe.engine.wire import Decoder, frame
 
 MAX_TEMPLATE_CHARS = 256 * 1024
-PLAIN = "{% for message in messages %}{{ message['content'] }}{% if not loop.last %}\n{% endif %}{% endfor %}"
+PLAIN = "{% for message in messages %}{{ message['content'] }}{{ '' if loop.last else '\\n' }}{% endfor %}"
 """For models without a template, which were never taught turns: what was said, a line each, as text to go on with."""
 _WALL_S = 10.0
 """A render that takes longer is stuck, whatever its processor time says."""
