@@ -193,10 +193,11 @@ def plain_name(name: Any, owner: Path) -> str:
 
 def _refuse_pickle_file(path: Path) -> None:
     if path.is_file() and path.suffix in PICKLES:
-        raise _pickled(path.parent, [path.name])
+        raise pickled(path.parent, [path.name])
 
 
-def _pickled(folder: Path, names: list[str]) -> UnsafeError:
+def pickled(folder: Path, names: list[str]) -> UnsafeError:
+    """Make the error for weights that are there only as pickles."""
     return UnsafeError(
         f"{folder} has its weights only as pickles ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}); "
         "a pickle can run any code when it is opened, so Lathe does not open it",
@@ -240,7 +241,7 @@ def _shards(folder: Path) -> tuple[Path, ...]:
         )
     if not names:
         if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES):
-            raise _pickled(folder, pickles)
+            raise pickled(folder, pickles)
         raise InputMissing(f"{folder} has no model*.safetensors")
     return tuple(folder / name for name in names)
 

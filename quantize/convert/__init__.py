@@ -1,5 +1,6 @@
 """Checkpoints to GGUF without torch: streaming, one table per model family."""
 
+from lathe.quantize.convert.adapter import convert_adapter
 from lathe.quantize.convert.convert import ConversionReport, OutType, convert_checkpoint
 
-__all__ = ["ConversionReport", "OutType", "convert_checkpoint"]
+__all__ = ["ConversionReport", "OutType", "convert_adapter", "convert_checkpoint"]

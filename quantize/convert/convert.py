@@ -25,13 +25,11 @@ from lathe.quantize.convert.pooling import pooling_facts
 from lathe.quantize.convert.registry import family_of
 from lathe.quantize.convert.rope import rope_facts
 from lathe.quantize.convert.shapes import check_shapes
-from lathe.quantize.convert.stream import encoded_pieces
+from lathe.quantize.convert.stream import encoded_pieces, fault, refusing_faults
 from lathe.quantize.convert.vocabulary.choose import draft_vocabulary, settle
 from lathe.quantize.convert.writer import Encoding, Metadata, file_bytes, text, u32, write_gguf
-from lathe.quantize.errors import CheckpointError
 from lathe.quantize.gguf.header import read_header
 from lathe.quantize.progress import Report, silent
-from lathe.quantize.safetensors import Array
 from lathe.quantize.types import FILE_TYPES
 
 OutType = Literal["auto", "f32", "f16", "bf16", "q8_0"]
@@ -52,8 +50,8 @@ class ConversionReport(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     seconds: float
     pre_tokenizer: str | None = None
-    conformance: Conformance
-    """How the converted tokenizer did against the original."""
+    conformance: Conformance | None = None
+    """How the converted tokenizer did against the original; None for an adapter, which has none."""
     warnings: tuple[str, ...] = ()
 
 
@@ -85,7 +83,7 @@ def convert_checkpoint(
         open_weights(checkpoint) as weights,
     ):
         pieces = encoded_pieces(plan, weights, hparams, report or silent, faults)
-        write_gguf(part, metadata, entries, pieces if force else _refusing(pieces, faults))
+        write_gguf(part, metadata, entries, pieces if force else refusing_faults(pieces, faults))
         read_header(part)
     return ConversionReport(
         output=output,
@@ -97,22 +95,8 @@ def convert_checkpoint(
         seconds=monotonic() - began,
         pre_tokenizer=vocabulary.pre,
         conformance=conformance,
-        warnings=(*_warnings(checkpoint, conformance), *(_fault(name, count) for name, count in faults.items())),
+        warnings=(*_warnings(checkpoint, conformance), *(fault(name, count) for name, count in faults.items())),
     )
-
-
-def _refusing(pieces: Iterator[tuple[int, Array]], faults: dict[str, int]) -> Iterator[tuple[int, Array]]:
-    """Pass pieces on until one is at fault."""
-    for piece in pieces:
-        for name, count in faults.items():
-            raise CheckpointError(
-                _fault(name, count), hint="the checkpoint is damaged, or needs a wider type; force it to keep them"
-            )
-        yield piece
-
-
-def _fault(name: str, count: int) -> str:
-    return f"tensor {name} has at least {count:,} values that are infinite, no number, or too large for its type"
 
 
 def _metadata(

@@ -51,8 +51,8 @@ _PLAIN = {
 _RELATED = ("name", "author", "version", "organization", "description", "url", "doi", "uuid", "repo_url")
 
 
-def describe(checkpoint: Checkpoint, parameters: int) -> Metadata:
-    """Make the `general.*` metadata; `parameters` is the number of values in the GGUF."""
+def describe(checkpoint: Checkpoint, parameters: int, *, adapter: bool = False) -> Metadata:
+    """Make the `general.*` metadata; `parameters` is the number of values in the GGUF, negative for an adapter."""
     from gguf import size_label
     from gguf.metadata import Metadata as Heuristics
 
@@ -62,7 +62,7 @@ def describe(checkpoint: Checkpoint, parameters: int) -> Metadata:
     )
     found.name = found.name or checkpoint.folder.resolve().name
     found.size_label = found.size_label or size_label(parameters, parameters, 0, 0)
-    facts: Metadata = {"type": text("model")} | _sampling(checkpoint.generation)
+    facts: Metadata = {"type": text("adapter" if adapter else "model")} | _sampling(checkpoint.generation)
     facts["name"] = text(_string(found.name))
     for attribute, key in _PLAIN.items():
         if value := getattr(found, attribute, None):

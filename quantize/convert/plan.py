@@ -17,20 +17,18 @@ import numpy as np
 from lathe.quantize.convert.encode import Q8_BLOCK, SOURCE_TYPES, Floats
 from lathe.quantize.convert.family import Family, Rule
 from lathe.quantize.convert.hparams import Hparams
+from lathe.quantize.convert.names import Names
 from lathe.quantize.convert.writer import Encoding, TensorEntry
 from lathe.quantize.errors import CheckpointError, UnsupportedError
 from lathe.quantize.safetensors import TensorInfo
 
 _ALWAYS_F32 = re.compile(
-    r".*_norm\.weight|position_embd\.weight|token_types\.weight|blk\.\d+\.ffn_gate_inp\.weight|.*(?<!\.weight)"
+    r".*_norm\.weight|position_embd\.weight|token_types\.weight|blk\.\d+\.ffn_gate_inp\.weight"
+    r"|.*(?<!\.weight)(?<!\.lora_[ab])"
 )
 """Norms, lookup tables and biases: small, and llama.cpp's graphs expect them in full precision."""
 _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
-_SUFFIXES = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
-"""The second pair is what TensorFlow called the first."""
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
-_NEVER_USED = re.compile(r".*\.rotary_emb\.inv_freq|.*\.attn\.(masked_)?bias|.*\.attention\.(masked_)?bias")
-"""Buffers that old transformers versions saved beside the weights."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +46,20 @@ def plan_tensors(
 ) -> list[PlannedTensor]:
     """Place every tensor of a checkpoint; computed tensors come first, then the checkpoint's order."""
     plan = [
-        PlannedTensor(_entry(name, values.shape, outtype), Rule(name), made=values)
+        PlannedTensor(plan_entry(name, values.shape, outtype), Rule(name), made=values)
         for name, values in family.computed(hparams).items()
     ]
-    finder = _Finder(family)
+    names = Names(family)
     taken: dict[str, str] = {}
     for info in tensors.values():
-        found = finder.find(info.name)
+        found = names.find(info.name)
         if found is None:
             continue
         target, rule = found
         if target in taken:
             raise CheckpointError(f"tensors {taken[target]!r} and {info.name!r} both become {target}")
         taken[target] = info.name
-        plan.append(PlannedTensor(_entry(target, _viewed_shape(info, rule, hparams), outtype), rule, source=info))
+        plan.append(PlannedTensor(plan_entry(target, _viewed_shape(info, rule, hparams), outtype), rule, source=info))
     if _EMBEDDING not in taken:
         plan = _embedding_from_head(plan, hparams)
     _require_whole_layers([tensor.entry.name for tensor in plan], hparams.layers)
@@ -88,47 +86,11 @@ def guess_outtype(tensors: Mapping[str, TensorInfo]) -> Encoding:
     return Encoding.F16
 
 
-class _Finder:
-    """Looks checkpoint names up in a family's table."""
-
-    def __init__(self, family: Family) -> None:
-        self._family = family
-        self._unused = [re.compile(pattern) for pattern in family.unused]
-
-    def find(self, name: str) -> tuple[str, Rule] | None:
-        """Return the GGUF name and rule of a checkpoint tensor; None when inference does not need it."""
-        short = self._strip(name)
-        if _NEVER_USED.fullmatch(name) or any(pattern.fullmatch(short) for pattern in self._unused):
-            return None
-        stem, _, suffix = short.rpartition(".")
-        number = re.search(r"\.(\d+)\.", f".{stem}.")
-        layer = number[1] if number else ""
-        pattern = f".{stem}.".replace(f".{layer}.", ".{n}.", 1)[1:-1] if layer else stem
-        target = self._family.tensors.get(pattern)
-        suffix = _SUFFIXES.get(suffix, "")
-        if target is None or not suffix:
-            raise CheckpointError(
-                f"tensor {name!r} has no place in the architecture {self._family.arch}",
-                hint="the checkpoint is a variant that this converter does not know",
-            )
-        rule = target if isinstance(target, Rule) else Rule(target)
-        return f"{rule.to.replace('{n}', layer)}.{suffix}", rule
-
-    def _strip(self, name: str) -> str:
-        while prefix := next((prefix for prefix in self._family.prefixes if name.startswith(prefix)), None):
-            name = name[len(prefix) :]
-        return name
-
-
 def _viewed_shape(info: TensorInfo, rule: Rule, hparams: Hparams) -> tuple[int, ...]:
     """Find the shape after the rule's view, on an array that has the shape and no memory."""
     if math.prod(info.shape) == 0 or not info.shape:
         raise CheckpointError(f"tensor {info.name!r} has the shape {list(info.shape)}, which is no weight's")
-    if info.dtype not in SOURCE_TYPES:
-        raise UnsupportedError(
-            f"tensor {info.name!r} is stored as {info.dtype}; only {', '.join(sorted(SOURCE_TYPES))} can be converted",
-            hint="quantized checkpoints cannot be converted: take the original",
-        )
+    refuse_stored(info)
     try:
         shape = rule.view(np.broadcast_to(np.uint8(0), info.shape), hparams).shape
         if rule.rows is not None:
@@ -138,7 +100,17 @@ def _viewed_shape(info: TensorInfo, rule: Rule, hparams: Hparams) -> tuple[int, 
     return shape
 
 
-def _entry(name: str, shape: tuple[int, ...], outtype: Encoding) -> TensorEntry:
+def refuse_stored(info: TensorInfo) -> None:
+    """Raise `UnsupportedError` for a tensor whose type is no weight's."""
+    if info.dtype not in SOURCE_TYPES:
+        raise UnsupportedError(
+            f"tensor {info.name!r} is stored as {info.dtype}; only {', '.join(sorted(SOURCE_TYPES))} can be converted",
+            hint="quantized checkpoints cannot be converted: take the original",
+        )
+
+
+def plan_entry(name: str, shape: tuple[int, ...], outtype: Encoding) -> TensorEntry:
+    """Choose the type of a tensor as llama.cpp's converter does."""
     kind = outtype
     if len(shape) <= 1 or _ALWAYS_F32.fullmatch(name):
         kind = Encoding.F32

@@ -16,6 +16,7 @@ from lathe.quantize.checkpoint import Weights
 from lathe.quantize.convert.encode import Encoded, encode, row_pieces, to_float32
 from lathe.quantize.convert.hparams import Hparams
 from lathe.quantize.convert.plan import PlannedTensor
+from lathe.quantize.errors import CheckpointError
 from lathe.quantize.progress import Report
 from lathe.quantize.safetensors import Array
 
@@ -81,3 +82,18 @@ def _tensor_jobs(tensor: PlannedTensor, weights: Weights, hparams: Hparams) -> I
 
     for rows in row_pieces(stored.shape):
         yield functools.partial(work, rows)
+
+
+def refusing_faults(pieces: Iterator[tuple[int, Array]], faults: dict[str, int]) -> Iterator[tuple[int, Array]]:
+    """Pass pieces on until one is at fault; raise `CheckpointError` then."""
+    for piece in pieces:
+        for name, count in faults.items():
+            raise CheckpointError(
+                fault(name, count), hint="the checkpoint is damaged, or needs a wider type; force it to keep them"
+            )
+        yield piece
+
+
+def fault(name: str, count: int) -> str:
+    """Say what is wrong with a tensor's values."""
+    return f"tensor {name} has at least {count:,} values that are infinite, no number, or too large for its type"

@@ -230,7 +230,8 @@ def _check_adapter(header: GgufHeader) -> None:
         other = shapes.get(f"{stem}.lora_{'b' if half == 'lora_a' else 'a'}")
         if other is None:
             raise _error(header, f"tensor {quoted(name)} has no counterpart", "E_GGUF_TENSOR")
-        if half == "lora_a" and (len(shape) < 2 or len(other) < 2 or shape[1] != other[0]):
+        rank = 0 if stem == "token_embd.weight" else 1  # rows are looked up there: the first half lies on its side
+        if half == "lora_a" and (len(shape) < 2 or len(other) < 2 or shape[rank] != other[0]):
             raise _error(header, f"the ranks of {quoted(stem)} differ: {shape} and {other}", "E_GGUF_TENSOR")
 
 
