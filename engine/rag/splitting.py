@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from lathe.engine.rag.values import Block, ParsedDocument, Passage
-from lathe.store.rag.values import SplitterSettings
+from lathe.store.rag.values import NewPassage, SplitterSettings
 
 Count = Callable[[Sequence[str]], list[int]]
 """Tokens of each text, without special tokens."""
@@ -106,6 +106,18 @@ class Splitter:
             return self._whole(document)
         settled = self._settle(document, self._pack(document, self._atoms(document)))
         return [_passage(document, ordinal, cut, tokens) for ordinal, (cut, tokens) in enumerate(settled)]
+
+    def stored(self, document: ParsedDocument) -> list[NewPassage]:
+        """Cut one document into rows for a store."""
+        return [
+            NewPassage(
+                ordinal=passage.ordinal, text=passage.text,
+                heading=self.heading(document.title, passage.heading_path), heading_path=passage.heading_path,
+                start=passage.start, end=passage.end, page=passage.page, kind=passage.kind, tokens=passage.tokens,
+                flags=passage.flags,
+            )
+            for passage in self.split(document)
+        ]  # fmt: skip
 
     def _settle(self, document: ParsedDocument, cuts: list[Cut]) -> list[tuple[Cut, int]]:
         """Count passages as they will be embedded; a tokenizer that joins across white space may find one too long."""
