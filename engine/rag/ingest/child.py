@@ -7,6 +7,7 @@ opens no connection, whatever a document says.
 
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
 import os
@@ -109,7 +110,12 @@ def _document(request: Read, file: BinaryIO, path: Path, size: int) -> ParsedDoc
 
 def open_regular(path: bytes) -> BinaryIO:
     """Open a regular file for reading; a pipe, a device or a link that took its place since the walk is refused."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise NotADocument("a link, not a document", hint="add the file that it points to") from error
+        raise
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise NotADocument("a special file, not a document")

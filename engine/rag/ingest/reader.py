@@ -132,6 +132,7 @@ class DocumentReader:
             first = None
         except BaseException:
             child.kill()
+            child.close()
             raise
         if not isinstance(first, Ready):
             cause = await child.stop(grace_s=0.1)

@@ -10,7 +10,7 @@ import io
 from typing import BinaryIO, NamedTuple
 
 from lathe.engine.rag.ingest.archive import open_archive
-from lathe.engine.rag.ingest.errors import DocumentError, Encrypted, NotADocument, NoText
+from lathe.engine.rag.ingest.errors import DocumentError, Encrypted, NotADocument
 
 _HEAD = 64 * 1024
 

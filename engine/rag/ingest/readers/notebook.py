@@ -20,8 +20,10 @@ def read_notebook(source: Source, notes: Notes) -> Iterator[Piece]:
     try:
         book = json.loads(read_text(source, notes))
         cells = book["cells"] if "cells" in book else [cell for sheet in book["worksheets"] for cell in sheet["cells"]]
+        if not isinstance(cells, list):
+            raise TypeError("its cells are no list")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DocumentError(f"the notebook cannot be read: {type(error).__name__}: {error}") from error
+        raise DocumentError(f"the notebook cannot be read: {error or type(error).__name__}") from error
     notes.parser = "lathe notebook 1"
     path: tuple[str, ...] = ()
     for number, cell in enumerate(cells, 1):

@@ -64,6 +64,8 @@ def read_pdf(source: Source, notes: Notes) -> Iterator[Piece]:
         text = _without(text, running)
         empty += not text.strip()
         yield from _page(text, number, headings)
+    if empty == count and notes.skipped:
+        raise DocumentError(f"no page could be read; {notes.skipped[0]}")
     if empty == count:
         raise NoText(f"none of the {count:,} pages has text: scanned images?", hint="run OCR on it first")
     if empty:
