@@ -14,7 +14,6 @@ from time import monotonic
 from typing import Literal
 
 import msgspec
-from lathe.quantize.artefact import new_artefact
 from lathe.quantize.checkpoint import Checkpoint, open_weights, read_checkpoint
 from lathe.quantize.convert.conformance.conform import Conformance
 from lathe.quantize.convert.family import Family
@@ -25,9 +24,10 @@ from lathe.quantize.convert.pooling import pooling_facts
 from lathe.quantize.convert.registry import family_of
 from lathe.quantize.convert.rope import rope_facts
 from lathe.quantize.convert.shapes import check_shapes
+from lathe.quantize.convert.shards import GgufFiles
 from lathe.quantize.convert.stream import encoded_pieces, fault, refusing_faults
 from lathe.quantize.convert.vocabulary.choose import draft_vocabulary, settle
-from lathe.quantize.convert.writer import Encoding, Metadata, file_bytes, text, u32, write_gguf
+from lathe.quantize.convert.writer import Encoding, Metadata, text, u32
 from lathe.quantize.gguf.header import read_header
 from lathe.quantize.progress import Report, silent
 from lathe.quantize.types import FILE_TYPES
@@ -41,6 +41,8 @@ class ConversionReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a conversion made."""
 
     output: Path
+    """The first file."""
+    shards: int = 1
     architecture: str
     """llama.cpp's name."""
     file_type: str
@@ -56,9 +58,15 @@ class ConversionReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def convert_checkpoint(
-    source: Path, output: Path, *, outtype: OutType = "auto", force: bool = False, report: Report | None = None
+    source: Path,
+    output: Path,
+    *,
+    outtype: OutType = "auto",
+    split_max_bytes: int | None = None,
+    force: bool = False,
+    report: Report | None = None,
 ) -> ConversionReport:
-    """Convert a checkpoint folder to one GGUF file.
+    """Convert a checkpoint folder to GGUF: one file, or several where `split_max_bytes` does not hold all tensors.
 
     `force` overwrites an existing output and lets through weights that are not finite. Raises the errors of
     `read_checkpoint`, `UnsupportedError` for an unknown architecture or tokenizer, `OutputError`.
@@ -75,23 +83,22 @@ def convert_checkpoint(
     check_shapes(family.arch, metadata, entries, len(draft.vocabulary.tokens))
     vocabulary, conformance = settle(draft, metadata)
     metadata |= vocabulary.metadata()
-    expected = file_bytes(metadata, entries)
+    files = GgufFiles(output, metadata, entries, split_max_bytes)
     faults: dict[str, int] = {}
     inputs = [path for path in source.iterdir() if path.is_file() and path.suffix != ".gguf"]
-    with (
-        new_artefact(output, inputs=inputs, expected_bytes=expected, force=force) as part,
-        open_weights(checkpoint) as weights,
-    ):
+    with files.parts(inputs, force=force) as parts, open_weights(checkpoint) as weights:
         pieces = encoded_pieces(plan, weights, hparams, report or silent, faults)
-        write_gguf(part, metadata, entries, pieces if force else refusing_faults(pieces, faults))
-        read_header(part)
+        files.write(parts, pieces if force else refusing_faults(pieces, faults))
+        for part in parts:
+            read_header(part)
     return ConversionReport(
-        output=output,
+        output=files.paths[0],
+        shards=len(files.paths),
         architecture=family.arch,
         file_type=kind.name,
         tensors=len(plan),
         parameters=_parameters(plan),
-        bytes=expected,
+        bytes=files.bytes,
         seconds=monotonic() - began,
         pre_tokenizer=vocabulary.pre,
         conformance=conformance,
