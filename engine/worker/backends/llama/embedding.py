@@ -138,7 +138,7 @@ class Embedder:
             return context
         if context is not None:
             context.close()
-        if pooling == _RANK and not self._lib.llama_model_n_cls_out(self._model.handle):
+        if pooling == _RANK and not ranks(self._model):
             raise UnavailableError(f"{self._model.path.name} is no cross-encoder", hint="rank needs a reranker model")
         room = max(_BATCH_TOKENS, -(-tokens // _BATCH_TOKENS) * _BATCH_TOKENS)
         context = self._new(pooling, room)
@@ -156,6 +156,12 @@ class Embedder:
                 n_threads=self._options.threads or 0, pooling=pooling, flash_attention=self._options.flash_attention,
             ),
         )  # fmt: skip
+
+
+def ranks(model: LlamaModel) -> bool:
+    """Whether a model is a cross-encoder, which gives a score for a pair of texts."""
+    architecture = model.metadata("general.architecture") or ""
+    return model.metadata(f"{architecture}.pooling_type") == str(_RANK)
 
 
 def _tokens(request: EmbedRequest, text: str, lexicon: Lexicon) -> list[int]:

@@ -97,8 +97,11 @@ class Generation:
             )
 
     def ends_with(self, token: int) -> bool:
-        """Whether a token ends a choice without being part of it."""
-        return token in self._lexicon.ends and not self.request.sampling.ignore_eos
+        """Whether a token ends a choice without being part of it.
+
+        With `ignore_eos` end tokens are forbidden, so one can only come where a grammar leaves nothing else.
+        """
+        return token in self._lexicon.ends
 
     def token(self, choice: Choice, token: int, row: Rows, now: float) -> FinishReason | None:
         """Take a token that was generated and, unless it ends the choice, appended; say whether the choice is over."""

@@ -24,6 +24,7 @@ from lathe.engine.native.llama import (
     logged,
     physical_cores,
 )
+from lathe.engine.worker.backends.llama.embedding import ranks
 from lathe.engine.worker.backends.protocol import Progress
 from lathe.engine.worker.messages import LoadOptions, WorkerInfo
 from lathe.quantize.gguf.header import read_sharded
@@ -117,6 +118,8 @@ def load(path: str, options: LoadOptions, progress: Progress) -> Loaded:
         compute_bytes=buffers.of("compute", "output"),
         device_bytes={device: sum(sizes.values()) for device, sizes in buffers.bytes.items()},
         chat_template=model.chat_template,
+        bos_token=_name(model, model.bos),
+        eos_token=_name(model, model.eos),
         capabilities=_capabilities(model, options),
         system=bindings().llama_print_system_info().decode("utf-8", "replace"),
     )
@@ -192,9 +195,13 @@ def _capabilities(model: LlamaModel, options: LoadOptions) -> tuple[str, ...]:
             found.append("chat")
         if bindings().llama_vocab_fim_pre(model.vocab) >= 0:
             found.append("infill")
-    if bindings().llama_model_n_cls_out(model.handle) > 0 and model.metadata("tokenizer.ggml.seperator_token_id"):
+    if ranks(model):
         found.append("rank")
     return tuple(found)
+
+
+def _name(model: LlamaModel, token: int) -> str | None:
+    return None if token < 0 else model.piece(token).decode("utf-8", "replace")
 
 
 def _to_stderr(level: Level, line: str) -> None:
