@@ -1,4 +1,4 @@
-"""`/v1/completions` and `/infill`: text in, text out, with the prompt's own log-probabilities on request.
+"""`/v1/completions`: text in, text out, with the prompt's own log-probabilities on request.
 
 `echo` with `logprobs` scores the prompt in one pass, which is what log-likelihood evaluations need; with `max_tokens`
 0 nothing is generated. Several prompts in one request are answered by one stream or one list, choice i * n + j being
@@ -45,28 +45,6 @@ class CompletionBody(Sampled, kw_only=True, forbid_unknown_fields=True, omit_def
     stream_options: StreamOptions | None = None
 
 
-class ExtraFile(msgspec.Struct):
-    """Another file of the repository, as context for a gap."""
-
-    text: str
-    filename: str = ""
-
-
-class InfillBody(Sampled, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What `/infill` takes."""
-
-    model: ModelName | None = None
-    input_prefix: str = ""
-    input_suffix: str = ""
-    input_extra: Annotated[list[ExtraFile], Meta(max_length=1024)] | None = None
-    prompt: str = ""
-    """How the middle begins."""
-    max_tokens: Tokens | None = None
-    n_predict: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-
-
 class Choice(msgspec.Struct):
     """One completion, or what a stream adds to it."""
 
@@ -94,7 +72,7 @@ async def complete(call: Call) -> Reply:
     entry = await call.find(body.model)
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise Problem(400, "best_of must equal n: choices are not ranked and dropped", param="best_of")
-    prompts = _prompts(body.prompt)
+    prompts = prompts_of(body.prompt)
     if body.suffix is not None:
         prompts = [await fill_gap(call, entry, prompt, body.suffix, []) for prompt in prompts]
     requests = tuple(
@@ -105,7 +83,7 @@ async def complete(call: Call) -> Reply:
                 body,
                 prompt=prompt if isinstance(prompt, str) else None,
                 tokens=None if isinstance(prompt, str) else prompt,
-                max_tokens=_limit(body.max_tokens, body.n_predict),
+                max_tokens=limit(body.max_tokens, body.n_predict),
                 logprobs=body.logprobs,
                 echo=bool(body.echo),
             )
@@ -113,17 +91,6 @@ async def complete(call: Call) -> Reply:
         ]
     )
     return _reply(call, entry, requests, stream=bool(body.stream), options=body.stream_options)
-
-
-async def infill(call: Call) -> Reply:
-    """POST /infill."""
-    body: InfillBody = call.body
-    entry = await call.find(body.model)
-    extra = [(item.filename, item.text) for item in body.input_extra or ()]
-    tokens = await fill_gap(call, entry, body.input_prefix, body.input_suffix, extra, body.prompt)
-    limit = _limit(body.max_tokens, body.n_predict)
-    request = await ask_sampled(call, entry, body, tokens=tokens, max_tokens=limit)
-    return _reply(call, entry, (request,), stream=bool(body.stream), options=body.stream_options)
 
 
 def _reply(
@@ -263,13 +230,15 @@ def _reason(delta: Delta) -> str | None:
     return "length" if delta.finish == "deadline" else delta.finish
 
 
-def _limit(max_tokens: int | None, n_predict: int | None) -> int | None:
+def limit(max_tokens: int | None, n_predict: int | None) -> int | None:
+    """Return the most tokens to generate; n_predict is llama-server's name, with -1 for no limit."""
     if max_tokens is None:
         return None if n_predict == -1 else n_predict
     return max_tokens
 
 
-def _prompts(given: str | list[str | int | list[int]]) -> list[str | tuple[int, ...]]:
+def prompts_of(given: str | list[str | int | list[int]]) -> list[str | tuple[int, ...]]:
+    """Return the prompts of a request, each a text or token ids."""
     if isinstance(given, str):
         return [given]
     if given and all(isinstance(item, int) for item in given):

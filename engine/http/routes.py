@@ -17,6 +17,7 @@ from lathe.engine.http import (
     chat,
     completions,
     embeddings,
+    native,
     ollama,
     ollama_status,
     openapi,
@@ -129,7 +130,9 @@ ROUTES = (
     Route("POST", "/v1/messages/count_tokens", anthropic.count_tokens, "infer", Conversation, anthropic.TokenCount,
           work=True),
     # llama-server and vLLM
-    Route("POST", "/infill", completions.infill, "infer", completions.InfillBody, completions.Completion, work=True),
+    Route("POST", "/completion", native.complete, "infer", native.NativeCompletionBody, native.NativeCompletion,
+          work=True),
+    Route("POST", "/infill", native.infill, "infer", native.InfillBody, native.NativeCompletion, work=True),
     Route("POST", "/tokenize", texts.tokenize, "infer", texts.TokenizeBody, texts.TokenList, work=True),
     Route("POST", "/detokenize", texts.detokenize, "infer", texts.DetokenizeBody, texts.DetokenizedText, work=True),
     Route("POST", "/apply-template", texts.apply_template, "infer", texts.TemplateBody, texts.TemplateResult,

@@ -378,14 +378,6 @@ async def test_tokens_go_and_come_back_under_both_vocabularies() -> None:
         assert set(info) == {"tokenizer_class", "bos_token", "eos_token", "chat_template"}
 
 
-async def test_infill_needs_a_model_with_markers() -> None:
-    async with serving() as served:
-        answer = await served.post("/infill", {"model": MODEL, "input_prefix": "def f(", "input_suffix": "): pass"})
-        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "not_supported")
-        answer = await served.post("/v1/completions", {"model": MODEL, "prompt": "a", "suffix": "b"})
-        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "not_supported")
-
-
 async def test_lora_scales_per_request_and_for_all() -> None:
     import msgspec
     from lathe.engine.worker.messages import LoadOptions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -31,6 +32,7 @@ BASES: dict[str, dict[str, Any]] = {
     "/detokenize": {"model": MODEL, "tokens": [1]},
     "/apply-template": {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]},
     "/infill": {"model": MODEL, "input_prefix": "a"},
+    "/completion": {"model": MODEL, "prompt": "hi", "n_predict": 1},
     "/v1/messages/count_tokens": {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]},
 }
 RAW_EXTREMES = [
@@ -211,3 +213,17 @@ def test_any_text_can_be_asked_and_comes_back_well_formed(text: str) -> None:
                     assert events[-1] == "data: [DONE]"
 
     asyncio.run(run())
+
+
+@pytest.mark.shared
+async def test_the_big_list_of_naughty_strings(shared_data: Path) -> None:
+    (path,) = (shared_data / "robustness" / "blns").glob("*.json")
+    async with serving() as served:
+        for text in json.loads(path.read_text("utf-8")):
+            messages = [{"role": "user", "content": text}]
+            answer = await served.post("/v1/chat/completions", BASES["/v1/chat/completions"] | {"messages": messages})
+            assert answer.status_code == 200, text
+            for body in ({"stop": text}, {"model": text}, {text: 1}, {"grammar": text}, {"user": text}):
+                answer = await served.post("/v1/chat/completions", BASES["/v1/chat/completions"] | body)
+                assert answer.status_code in (200, 400, 404), (text, body)
+        assert served.server.state.errors_total == 0
