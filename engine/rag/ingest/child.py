@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import gc
 import hashlib
+import io
 import os
 import resource
 import signal
@@ -17,6 +18,7 @@ import socket
 import stat
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -50,7 +52,8 @@ def main() -> int:
     sys.dont_write_bytecode = True
     sys.addaudithook(_guard)
     channel.sendall(frame(Ready(os.getpid())))
-    for request in receive_blocking(channel, Read):
+    requests: Iterator[Read] = receive_blocking(channel, Read)
+    for request in requests:
         leaving = False
         for answer in answers(request):
             channel.sendall(frame(answer))
@@ -86,11 +89,11 @@ def answers(request: Read) -> list[FromParser]:
         is_document = not isinstance(error, NotADocument)
         return [Failed(describe(error), document=is_document, file_bytes=size, leaving=_grown(request))]
     except OutOfTime:
-        error = TooMuch(f"reading it takes more than {request.limits.cpu_s:g} s of processor time")
-        return [Failed(describe(error), file_bytes=size, leaving=True)]
+        late = TooMuch(f"reading it takes more than {request.limits.cpu_s:g} s of processor time")
+        return [Failed(describe(late), file_bytes=size, leaving=True)]
     except MemoryError:
-        error = TooMuch(f"reading it takes more than {request.limits.memory_bytes >> 20} MiB of memory")
-        return [Failed(describe(error), file_bytes=size, leaving=True)]
+        large = TooMuch(f"reading it takes more than {request.limits.memory_bytes >> 20} MiB of memory")
+        return [Failed(describe(large), file_bytes=size, leaving=True)]
     except RecursionError:
         return [Failed(describe(TooMuch("it is nested too deep")), file_bytes=size)]
     except OSError as error:
@@ -108,7 +111,7 @@ def _document(request: Read, file: BinaryIO, path: Path, size: int) -> ParsedDoc
     return clean(parse(source, Notes(limits=request.limits), printable(path)), request.cleaning)
 
 
-def open_regular(path: bytes) -> BinaryIO:
+def open_regular(path: bytes) -> io.BufferedReader:
     """Open a regular file for reading; a pipe, a device or a link that took its place since the walk is refused."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

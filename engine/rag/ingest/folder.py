@@ -91,8 +91,8 @@ class _Run:
             entries = walk(self._roots)
             while batch := await asyncio.to_thread(_take, entries):
                 for entry in batch:
-                    found = isinstance(entry, Found)
-                    self._advance(files_total=1 if found else 0, bytes_total=entry.file_bytes if found else 0)
+                    if isinstance(entry, Found):
+                        self._advance(files_total=1, bytes_total=entry.file_bytes)
                     await self._found.put(entry, 1)
             self._progress = msgspec.structs.replace(self._progress, walked=True)
             self._advance()
@@ -135,9 +135,12 @@ class _Run:
             case Same(sha256=sha256, file_bytes=size, modified_ns=modified):
                 return Unchanged(file.name, KnownFile(sha256, size, modified))
             case Failed(failure=failure, document=is_document, file_bytes=size):
-                kind = "failed" if is_document else "skipped"
-                size = file.file_bytes if size is None else size
-                return FileProblem(path=file.name, failure=failure, kind=kind, file_bytes=size)
+                return FileProblem(
+                    path=file.name,
+                    failure=failure,
+                    kind="failed" if is_document else "skipped",
+                    file_bytes=file.file_bytes if size is None else size,
+                )
             case _:
                 return answer
 

@@ -137,5 +137,5 @@ def _is_passed(name: str) -> bool:
 
 def problem(path: Path, error: Exception) -> FileProblem:
     """A row for a file that was not read."""
-    kind = "skipped" if isinstance(error, NotADocument) else "failed"
-    return FileProblem(path=printable(path), failure=describe(error), kind=kind)
+    skipped = isinstance(error, NotADocument)
+    return FileProblem(path=printable(path), failure=describe(error), kind="skipped" if skipped else "failed")
