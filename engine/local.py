@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -119,9 +120,7 @@ class LocalWorkbench:
         self._handler = JournalHandler(self._journal)
         logging.getLogger("lathe").addHandler(self._handler)
         loop = asyncio.get_running_loop()
-        self._hasher = Hasher(
-            self._database, lambda model_id: loop.call_soon_threadsafe(self._publish, ModelsChanged((model_id,)))
-        )
+        self._hasher = Hasher(self._database, partial(self._hashed, loop))
         await asyncio.to_thread(self._catalogue.enter_embedded)
         self._pulse.start(self._roles)
         await self._runner.recover()
@@ -435,6 +434,10 @@ class LocalWorkbench:
                 self._journal.write(f"removed what {job.id} left: {part}")
 
     # -- inside --------------------------------------------------------------------------------------------------
+    def _hashed(self, loop: asyncio.AbstractEventLoop, model_id: str) -> None:
+        """Called in the hasher's thread."""
+        loop.call_soon_threadsafe(self._publish, ModelsChanged((model_id,)))
+
     def _publish(self, event: Event) -> None:
         """Hand an event to the fronts; log lines of services go through the journal, which publishes them."""
         if isinstance(event, LogLine):

@@ -24,7 +24,8 @@ def doctor(shell: Shell, as_json: bool) -> None:
     async def work(workbench: Workbench) -> list[Finding]:
         return await workbench.doctor()
 
-    size = tuple(shutil.get_terminal_size()) if sys.stdout.isatty() else None
+    columns, lines = shutil.get_terminal_size()
+    size = (columns, lines) if sys.stdout.isatty() else None
     findings = [*shell.run(work, as_json=as_json), *terminal(os.environ, size)]
     if as_json:
         put_json(findings)
