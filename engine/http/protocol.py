@@ -16,7 +16,6 @@ from collections import Counter
 from typing import Any, cast
 
 import h11
-import msgspec
 from lathe.engine.http.head import END_OF_HEAD, Refusal, check_head
 from lathe.engine.http.limits import Limits
 from lathe.engine.http.problems import Problem, encoded
@@ -199,15 +198,3 @@ class GuardedProtocol(H11Protocol):
         ]
         self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
         self.transport.close()
-
-
-class ConnectionFigures(msgspec.Struct, frozen=True):
-    """Counts for the metrics."""
-
-    open: int
-    refused: int
-
-
-def figures(connections: Connections) -> ConnectionFigures:
-    """Return how many connections are open, and how many were refused so far."""
-    return ConnectionFigures(len(connections.live), connections.refused)

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import msgspec
 from lathe.engine.http.problems import Problem
-from lathe.engine.http.toolcalls import ToolReader
 from lathe.engine.http.wire import Schema, schema_text
 
 MAX_TOOLS = 128
@@ -57,10 +56,6 @@ class Toolbox(msgspec.Struct, frozen=True):
     names: frozenset[str] = frozenset()
     schema: str | None = None
     """JSON schema of the one call that must be made."""
-
-    def reader(self) -> ToolReader | None:
-        """Return what reads one choice's text; None where no tool can be called."""
-        return ToolReader(self.names, forced=self.schema is not None) if self.names else None
 
 
 def toolbox(functions: list[Function], choice: Literal["none", "auto", "required"] | str, *, named: bool) -> Toolbox:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from lathe.engine.generation import Delta, GenerationRequest
 from lathe.engine.http.limits import Limits
+from lathe.engine.http.protocol import Connections
 from support.http_kit import FAST, MODEL, HeldWorkbench, Served, raw_connection, request, serving
 from support.waiting import until
 
@@ -333,3 +334,30 @@ async def test_an_address_may_hold_so_many_connections_and_all_together_so_many(
             writer.close()
         await until(lambda: not served.connections)
         assert await healthy(served)
+
+
+def test_one_foreign_address_may_hold_fewer_connections_than_this_machine() -> None:
+    class Sweepless(Connections):
+        def __init__(self, limits: Limits) -> None:
+            super().__init__(limits)
+            self.sweeper.wake = lambda: None  # type: ignore[method-assign]
+
+    connections = Sweepless(Limits(connections=10, connections_per_ip=2))
+    entered: list[tuple[object, str]] = []
+
+    def enter(address: str) -> bool:
+        connection = object()
+        admitted = connections.admit(connection, address)  # type: ignore[arg-type]
+        if admitted:
+            entered.append((connection, address))
+        return admitted
+
+    assert [enter("192.168.1.5") for _ in range(3)] == [True, True, False]
+    assert [enter("fe80::1%eth0") for _ in range(3)] == [True, True, False]
+    assert [enter("127.0.0.1") for _ in range(4)] == [True] * 4
+    assert [enter("") for _ in range(3)] == [True, True, False]  # a Unix socket, until the server is full
+    assert connections.refused == 3
+    for connection, address in entered:
+        connections.forget(connection, address)  # type: ignore[arg-type]
+    assert not connections.per_address
+    assert enter("192.168.1.5")
