@@ -48,19 +48,31 @@ def ter(name: str, task: Task, options: Options) -> Metric:
     return msgspec.structs.replace(_corpus(name, _sacrebleu().TER()), better="lower")
 
 
-def rouge(name: str, task: Task, options: Options) -> Metric:
-    """ROUGE-1, ROUGE-2 or ROUGE-L F-measure with the closest target, 0 to 1."""
+def rouge1(name: str, task: Task, options: Options) -> Metric:
+    """ROUGE-1 F-measure with the closest target, 0 to 1."""
+    return _rouge("rouge1", name, options)
+
+
+def rouge2(name: str, task: Task, options: Options) -> Metric:
+    """ROUGE-2 F-measure with the closest target, 0 to 1."""
+    return _rouge("rouge2", name, options)
+
+
+def rouge_l(name: str, task: Task, options: Options) -> Metric:
+    """ROUGE-L F-measure with the closest target, 0 to 1."""
+    return _rouge("rougeL", name, options)
+
+
+def _rouge(kind: str, name: str, options: Options) -> Metric:
     chosen = given.read(RougeOptions, name, options)
-    kind = next((entry for entry in task.metrics if entry == name or name in entry), name)
-    wanted = kind if isinstance(kind, str) else next(iter(kind))
     try:
         from rouge_score import rouge_scorer
     except ImportError:
         raise _missing("ROUGE", "rouge-score") from None
-    scorer = rouge_scorer.RougeScorer([wanted], use_stemmer=chosen.stemmer)
+    scorer = rouge_scorer.RougeScorer([kind], use_stemmer=chosen.stemmer)
 
     def judge(item: Item, response: Response) -> Statistics:
-        return max(scorer.score(target, response.text)[wanted].fmeasure for target in item.targets), 1.0
+        return max(scorer.score(target, response.text)[kind].fmeasure for target in item.targets), 1.0
 
     return Metric(name=name, judge=judge, needs_target=True)
 

@@ -26,7 +26,7 @@ _GENERATE: dict[str, str] = {
     "regex": "text:regex", "numeric": "text:numeric", "f1": "text:f1", "length": "text:length",
     "json": "structured:json_valid", "json_schema": "structured:json_schema", "tool_call": "structured:tool_call",
     "bleu": "overlap:bleu", "chrf": "overlap:chrf", "ter": "overlap:ter",
-    "rouge1": "overlap:rouge", "rouge2": "overlap:rouge", "rougeL": "overlap:rouge",
+    "rouge1": "overlap:rouge1", "rouge2": "overlap:rouge2", "rougeL": "overlap:rouge_l",
     "refusal": "behaviour:refusal", "stopped": "behaviour:stopped", "wordlist": "behaviour:wordlist",
     "no_template_tokens": "behaviour:no_template_tokens",
     "ttft_s": "latency:ttft", "total_s": "latency:total", "tokens_per_s": "latency:decode_speed",
@@ -82,8 +82,4 @@ def _make(task: Task, spec: MetricSpec) -> Metric:
     module, _, function = table[spec.name].partition(":")
     factory: Factory = getattr(import_module(f"lathe.engine.evals.metrics.{module}"), function)
     options = dict(spec.options)
-    name = str(options.pop("as", spec.name))
-    try:
-        return factory(name if "as" in spec.options else spec.name, task, options)
-    except TypeError as error:
-        raise ConfigError(f"metric {spec.name!r}: {error}") from error
+    return factory(str(options.pop("as", spec.name)), task, options)
