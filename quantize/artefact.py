@@ -42,7 +42,7 @@ def new_artefact(
     of them, exists without `force`, is being written by another process, cannot be created, or does not fit.
     """
     _refuse_existing(path, tuple(inputs), force)
-    _require_space(path.parent, expected_bytes)
+    require_space(path.parent, expected_bytes)
     part, lock = _claim(path)
     try:
         yield part
@@ -108,7 +108,8 @@ def _refuse_existing(path: Path, inputs: tuple[Path, ...], force: bool) -> None:
         )
 
 
-def _require_space(folder: Path, expected_bytes: int | None) -> None:
+def require_space(folder: Path, expected_bytes: int | None) -> None:
+    """Raise `OutputError` unless the folder is there and has room."""
     if not folder.is_dir():
         raise OutputError(f"the folder {folder} does not exist", hint="create it first", code="E_OUTPUT_FOLDER")
     if expected_bytes is None:

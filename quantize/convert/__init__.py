@@ -2,5 +2,13 @@
 
 from lathe.quantize.convert.adapter import convert_adapter
 from lathe.quantize.convert.convert import ConversionReport, OutType, convert_checkpoint
+from lathe.quantize.convert.restore.restore import RestorationReport, restore_checkpoint
 
-__all__ = ["ConversionReport", "OutType", "convert_adapter", "convert_checkpoint"]
+__all__ = [
+    "ConversionReport",
+    "OutType",
+    "RestorationReport",
+    "convert_adapter",
+    "convert_checkpoint",
+    "restore_checkpoint",
+]

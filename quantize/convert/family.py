@@ -36,6 +36,15 @@ class Rule:
     view: View = _whole
     rows: RowOrder | None = None
     value: Callable[[Floats], Floats] | None = None
+    undo: Callable[[Floats], Floats] | None = None
+    """The way back from `value`."""
+    view_back: View | None = None
+    """The way back from `view`, where it has one."""
+
+    @property
+    def reversible(self) -> bool:
+        """Whether a checkpoint's tensor can be made of the GGUF's again."""
+        return (self.view is _whole or self.view_back is not None) and (self.value is None or self.undo is not None)
 
 
 def _no_facts(hparams: Hparams) -> Metadata:

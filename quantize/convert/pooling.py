@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lathe.quantize.checkpoint import Checkpoint, plain_name, read_json
 from lathe.quantize.convert.writer import Metadata, u32
 from lathe.quantize.errors import UnsupportedError
@@ -28,3 +30,15 @@ def pooling_facts(checkpoint: Checkpoint) -> Metadata:
             raise UnsupportedError(f"{path} asks for a pooling that llama.cpp does not have: {mode!r:.40}")
         return {"pooling_type": u32(_MODES[mode])}
     return {}
+
+
+def pooling_documents(kind: int | None) -> dict[str, Any]:
+    """Write the modules of an embedder back: file name -> document; nothing for a model that makes no vectors."""
+    mode = next((mode for mode, number in _MODES.items() if number == kind), None)
+    if mode is None:
+        return {}
+    modules = [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for index, (path, name) in enumerate((("", "Transformer"), ("1_Pooling", "Pooling")))
+    ]
+    return {"modules.json": modules, "1_Pooling/config.json": {name: mode == other for name, other in _FLAGS.items()}}

@@ -15,8 +15,12 @@ def _plus_one(values: Floats) -> Floats:
     return values + np.float32(1)
 
 
+def _minus_one(values: Floats) -> Floats:
+    return values - np.float32(1)
+
+
 def _norm(to: str) -> Rule:
-    return Rule(to, value=_plus_one)
+    return Rule(to, value=_plus_one, undo=_minus_one)
 
 
 _GEMMA1 = LAYOUT | {

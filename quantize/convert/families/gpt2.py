@@ -14,7 +14,7 @@ def _transposed(stored: Array, hparams: Hparams) -> Array:
 
 def _conv1d(to: str) -> Rule:
     """GPT-2's layers multiply from the left; a bias is its own transpose."""
-    return Rule(to, view=_transposed)
+    return Rule(to, view=_transposed, view_back=_transposed)
 
 
 def _facts(hparams: Hparams) -> Metadata:

@@ -18,11 +18,12 @@ _MATCHED = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
 def reference_json(model: PieceModel, added: list[AddedToken]) -> dict[str, Any]:
     """Write a SentencePiece BPE as a tokenizer.json."""
     vocab = {piece.text: number for number, piece in enumerate(model.pieces)}
-    matched = {number: piece for number, piece in enumerate(model.pieces) if piece.type in _MATCHED}
     tokens = {
-        number: _added(number, piece.text, piece.type != TokenType.USER_DEFINED) for number, piece in matched.items()
+        number: added_token(number, piece.text, piece.type != TokenType.USER_DEFINED)
+        for number, piece in enumerate(model.pieces)
+        if piece.type in _MATCHED
     }
-    tokens |= {token.id: _added(token.id, token.content, token.special) for token in added}
+    tokens |= {token.id: added_token(token.id, token.content, token.special) for token in added}
     unknown = next((piece.text for piece in model.pieces if piece.type == TokenType.UNKNOWN), None)
     steps: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
     if model.add_prefix:
@@ -55,6 +56,7 @@ def _merges(model: PieceModel, vocab: dict[str, int]) -> list[tuple[str, str]]:
     return [(text[:cut], text[cut:]) for _, _, _, text, cut in found]
 
 
-def _added(number: int, content: str, special: bool) -> dict[str, Any]:
+def added_token(number: int, content: str, special: bool) -> dict[str, Any]:
+    """Write one entry of added_tokens."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {"id": number, "content": content, "special": special, **flags}
