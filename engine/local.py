@@ -37,6 +37,7 @@ from lathe.engine.generation import (
     ScoreRequest,
     check,
 )
+from lathe.engine.jobs.kinds import kind_of
 from lathe.engine.jobs.records import StoredJobs
 from lathe.engine.jobs.reuse import intact, step_keys
 from lathe.engine.jobs.runner import JobRunner
@@ -45,6 +46,8 @@ from lathe.engine.journal import Journal, JournalHandler, read_page
 from lathe.engine.paths import Home
 from lathe.engine.planner import MemoryPlanner
 from lathe.engine.pulse import Pulse
+from lathe.engine.rag.requests import AskEvent, AskRequest, PassageView, SearchRequest, SearchResult, StoreDetails
+from lathe.engine.rag.stores import Stores
 from lathe.engine.release import RELEASE
 from lathe.engine.states import EngineInfo, Fit, ServerOptions, ServerState, Snapshot, WorkerState
 from lathe.engine.steps import ScanStep, Step
@@ -58,6 +61,7 @@ from lathe.quantize.artefact import collect_parts
 from lathe.store.database import Database
 from lathe.store.keys import KeyRing, StoredKey
 from lathe.store.models import ModelEntry
+from lathe.store.rag.values import StoreStats
 
 if TYPE_CHECKING:
     from lathe.engine.http.server import HttpServer
@@ -94,6 +98,7 @@ class LocalWorkbench:
         lanes: dict[Lane, int] = {"cpu": settings.general.jobs_cpu, "gpu": 1, "io": 2}
         self._runner = JobRunner(home, StoredJobs(database), _Setting(self), self._publish, lanes)
         self._keys = KeyRing(database)
+        self._stores = Stores(home.stores, self)
         self._server: HttpServer | None = None
 
     @classmethod
@@ -136,6 +141,7 @@ class LocalWorkbench:
                 ends.push_async_callback(asyncio.to_thread, self._hasher.stop)
             ends.push_async_callback(asyncio.to_thread, self._pulse.stop)
             ends.push_async_callback(self._pool.close)
+            ends.push_async_callback(self._stores.close)
             ends.push_async_callback(self._runner.close)
             ends.push_async_callback(self.stop_server)
 
@@ -332,6 +338,8 @@ class LocalWorkbench:
 
     async def previous(self, step: Step) -> Job | None:
         """The newest finished job that did exactly this, if its artefacts are intact."""
+        if not kind_of(step).reusable:
+            return None
         try:
             keys = await step_keys(step, RELEASE, self.resolve)
         except (LatheError, OSError):
@@ -356,6 +364,29 @@ class LocalWorkbench:
         job = await self._runner.get(job_id)
         path = self._home.job(job_id) / "log"
         return await asyncio.to_thread(read_page, path, after, limit, ended=job.state in FINAL)
+
+    # -- RAG stores ----------------------------------------------------------------------------------------------
+    async def stores(self) -> list[StoreStats]:
+        """Every RAG store, by name."""
+        return await self._stores.listing()
+
+    async def store(self, name: str) -> StoreDetails:
+        """One store with its documents, errors and versions."""
+        return await self._stores.details(name)
+
+    async def search_store(self, request: SearchRequest) -> SearchResult:
+        """Find passages."""
+        return await self._stores.search(request)
+
+    async def ask_store(self, request: AskRequest) -> AsyncGenerator[AskEvent, None]:
+        """Answer a question from a store."""
+        async with aclosing(self._stores.ask(request)) as events:
+            async for event in events:
+                yield event
+
+    async def passage(self, store: str, passage: int, principal: str = "local") -> PassageView:
+        """A passage in its surroundings."""
+        return await self._stores.passage(store, passage, principal)
 
     # -- the HTTP API --------------------------------------------------------------------------------------------
     async def start_server(self, options: ServerOptions) -> ServerState:

@@ -175,7 +175,83 @@ class GenerateStep(_Step, frozen=True, kw_only=True, tag="generate"):
     """Path of the JSON lines written; None: only in the job's result."""
 
 
+class RagBuildStep(_Step, frozen=True, kw_only=True, tag="rag-build"):
+    """Make a RAG store from folders, or bring it up to date: only what changed is read and embedded again."""
+
+    store: str
+    sources: tuple[str, ...] = ()
+    """Folders and files; none: those that the store was made from."""
+    embedder: str | None = None
+    """None: the store's own, else the default one."""
+    words_only: bool = False
+    """Keyword search alone: no vectors."""
+    tokens: Positive = 256
+    """Budget of a passage; holds for a new store."""
+    overlap: Count = 32
+    description: str = ""
+    partition: str = ""
+    """Written on the documents of this call; searches can be kept to it."""
+    mask_personal: bool = False
+    """Names of what was found instead of e-mail addresses, phone and card numbers, secrets."""
+    drop_injections: bool = False
+    """Leave out text that addresses a model instead of a reader."""
+
+
+class RagReembedStep(_Step, frozen=True, kw_only=True, tag="rag-reembed"):
+    """Embed a store with another model beside the one that answers, compare both, and switch in one step."""
+
+    store: str
+    embedder: str
+    least_agreement: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """Golden questions: recall that the new column must keep of the old one's for the switch."""
+    keep: bool = False
+    """Keep the vectors of the former embedder in the file."""
+
+
+class RagQueryStep(_Step, frozen=True, kw_only=True, tag="rag-query"):
+    """Search a store with each question; a row per passage found."""
+
+    store: str
+    questions: tuple[str, ...] = ()
+    k: Positive = 10
+    mode: Literal["hybrid", "dense", "bm25"] = "hybrid"
+    reranker: str | None = None
+
+
+class RagAskStep(_Step, frozen=True, kw_only=True, tag="rag-ask"):
+    """Answer each question from a store with a model, citing passages."""
+
+    store: str
+    model: str
+    questions: tuple[str, ...] = ()
+    k: Positive = 6
+    max_tokens: Positive = 256
+    support: bool = True
+
+
+class RagEvalStep(_Step, frozen=True, kw_only=True, tag="rag-eval"):
+    """Measure retrieval: a BEIR-layout test set, or a store's golden questions."""
+
+    store: str | None = None
+    beir: str | None = None
+    """Folder with corpus.jsonl, queries.jsonl and qrels/."""
+    split: str = "test"
+    modes: tuple[Literal["hybrid", "dense", "bm25"], ...] = ("bm25", "dense", "hybrid")
+    embedder: str | None = None
+    reranker: str | None = None
+    passages: bool = False
+    """Cut documents as stores do; else one vector per document, as published figures have it."""
+
+
+class RagVerifyStep(_Step, frozen=True, kw_only=True, tag="rag-verify"):
+    """Read every row of a store and compare it with its seal; exit 1 when something is damaged."""
+
+    store: str
+    mend: bool = False
+    """Make every index again from the vectors and passages first."""
+
+
 Step = (
     ScanStep | VerifyStep | ConvertStep | QuantizeStep | PerplexityStep | KldStep | ImatrixStep | BenchStep | ServeStep
-    | GenerateStep
+    | GenerateStep | RagBuildStep | RagReembedStep | RagQueryStep | RagAskStep | RagEvalStep | RagVerifyStep
 )  # fmt: skip

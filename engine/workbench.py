@@ -25,12 +25,14 @@ from lathe.engine.generation import (
     ScoreRequest,
 )
 from lathe.engine.jobs.values import Job
+from lathe.engine.rag.requests import AskEvent, AskRequest, PassageView, SearchRequest, SearchResult, StoreDetails
 from lathe.engine.states import Fit, ServerOptions, ServerState, Snapshot, WorkerState
 from lathe.engine.steps import Step
 from lathe.engine.telemetry.sample import Sample
 from lathe.engine.worker.messages import LoadOptions
 from lathe.quantize.card import ModelCard
 from lathe.store.models import ModelEntry
+from lathe.store.rag.values import StoreStats
 
 
 class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,6 +189,22 @@ class Workbench(Protocol):
 
     async def job_log(self, job_id: str, after: int = 0, limit: int = 500) -> LogPage:
         """Lines of a job's log from a byte offset; negative: the last `limit` lines."""
+
+    # -- RAG stores ----------------------------------------------------------------------------------------------
+    async def stores(self) -> list[StoreStats]:
+        """Every RAG store, by name."""
+
+    async def store(self, name: str) -> StoreDetails:
+        """One store with its documents, errors and versions."""
+
+    async def search_store(self, request: SearchRequest) -> SearchResult:
+        """Find passages by meaning, by words, or both."""
+
+    def ask_store(self, request: AskRequest) -> AsyncGenerator[AskEvent, None]:
+        """Answer a question from a store with citations; leaving the loop cancels."""
+
+    async def passage(self, store: str, passage: int, principal: str = "local") -> PassageView:
+        """A passage in its surroundings: what a citation opens."""
 
     # -- the HTTP API --------------------------------------------------------------------------------------------
     async def start_server(self, options: ServerOptions) -> ServerState:

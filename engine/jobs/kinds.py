@@ -23,6 +23,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """`module:function` below `lathe.engine.jobs`."""
     lane: Lane = "cpu"
     service: bool = False
+    reusable: bool = True
+    """The step and the files it names determine the result; False where it also depends on folders or a store."""
 
     def load(self) -> Callable[..., Any]:
         """Import the code."""
@@ -42,9 +44,15 @@ KINDS: dict[type, Kind] = {
     steps.BenchStep: Kind(target="bench:run"),
     steps.ServeStep: Kind(target="serve:run", service=True),
     steps.GenerateStep: Kind(target="generate:run", service=True),
+    steps.RagBuildStep: Kind(target="rag_build:run", service=True, reusable=False),
+    steps.RagReembedStep: Kind(target="rag_reembed:run", service=True, reusable=False),
+    steps.RagQueryStep: Kind(target="rag_query:run", service=True, lane="io", reusable=False),
+    steps.RagAskStep: Kind(target="rag_ask:run", service=True, reusable=False),
+    steps.RagEvalStep: Kind(target="rag_eval:run", service=True, reusable=False),
+    steps.RagVerifyStep: Kind(target="rag_verify:run", service=True, lane="io", reusable=False),
 }
 
-MODEL_FIELDS = ("model", "base", "draft_model")
+MODEL_FIELDS = ("model", "base", "draft_model", "embedder", "reranker")
 """Fields of steps that name models; resolved by the engine before the step runs."""
 
 
@@ -74,5 +82,11 @@ def title_of(step: steps.Step, names: Mapping[str, str] = {}) -> str:
             return f"{subject} -> {kind}"
         case steps.ScanStep(roots=roots):
             return ", ".join(roots) or "standard places"
+        case steps.RagEvalStep(store=store, beir=beir):
+            return store or (beir or "").rstrip("/").rsplit("/", 1)[-1]
+        case steps.RagBuildStep(store=store) | steps.RagReembedStep(store=store) | steps.RagQueryStep(store=store):
+            return store
+        case steps.RagAskStep(store=store) | steps.RagVerifyStep(store=store):
+            return store
         case _:
             return subject

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
-from lathe.engine.errors import LatheError, describe
+from lathe.engine.errors import LatheError, UsageError, describe
 from lathe.engine.rag.embedding import Embedder
 from lathe.engine.rag.sources import Found, shown, source_names, walk
 from lathe.engine.rag.splitting import Splitter
@@ -256,6 +256,11 @@ class Builder:
 
     async def _write(self, work: Callable[[Connection], Result]) -> Result:
         return await asyncio.to_thread(self._store.write, work)
+
+
+async def no_files(path: Path, limits: ReadLimits) -> ParsedDocument:
+    """The reader of a build that reads nothing."""
+    raise UsageError(f"{path} is not read here: only what is stored is embedded")
 
 
 def words(texts: Sequence[str]) -> list[int]:

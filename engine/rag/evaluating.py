@@ -14,12 +14,12 @@ from pathlib import Path
 
 import msgspec
 from lathe.engine.rag import beir
-from lathe.engine.rag.building import Builder, Report, silent, words
+from lathe.engine.rag.building import Builder, Report, no_files, silent, words
 from lathe.engine.rag.embedding import Embedder
 from lathe.engine.rag.metrics import Judgements, evaluate
-from lathe.engine.rag.searching import Mode, Searcher, SearchRequest
+from lathe.engine.rag.requests import Mode, SearchRequest
+from lathe.engine.rag.searching import Searcher
 from lathe.engine.rag.splitting import Splitter
-from lathe.engine.rag.values import ParsedDocument, ReadLimits
 from lathe.store.rag import columns, documents, versions
 from lathe.store.rag.store import RagStore
 from lathe.store.rag.values import NewDocument, NewPassage, Question, StoredPassage
@@ -104,7 +104,7 @@ async def load_corpus(store: RagStore, folder: Path, embedder: Embedder | None, 
     await asyncio.to_thread(store.write, lambda db: versions.finish(db, version, time.time()))
     if embedder is None:
         return 0.0
-    builder = Builder(store, embedder, _no_files, report=report)
+    builder = Builder(store, embedder, no_files, report=report)
     began = time.monotonic()
     number = await builder.open_column()
     await builder.embed_all(number)
@@ -127,10 +127,6 @@ async def _put(store: RagStore, batch: list[tuple[NewDocument, list[NewPassage]]
     await asyncio.to_thread(
         store.write, lambda db: [documents.put(db, row, passages, version) for row, passages in ready]
     )
-
-
-async def _no_files(path: Path, limits: ReadLimits) -> ParsedDocument:
-    raise NotImplementedError(f"{path}: a test set has no files")
 
 
 def _quantile(values: Sequence[float], share: float) -> float:

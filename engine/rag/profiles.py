@@ -67,3 +67,9 @@ def _from_folder(folder: Path) -> Profile | None:
         passage_prefix=said.get("passage") or said.get("document") or "",
         max_tokens=longest,
     )
+
+
+def is_default(names: tuple[str, ...]) -> bool:
+    """Whether a model goes by the name of all-MiniLM-L6-v2."""
+    text = " ".join(names).lower().replace("_", "-").replace(" ", "-")
+    return re.search(r"all-?minilm-?l6", text) is not None

@@ -12,75 +12,27 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 from lathe.engine.errors import UnavailableError, UsageError
 from lathe.engine.generation import EmbedRequest
 from lathe.engine.rag.embedding import Embedder
 from lathe.engine.rag.fusion import marginal_relevance, reciprocal_rank
+from lathe.engine.rag.requests import Hit, Mode, SearchRequest, SearchResult, SourceScore
 from lathe.engine.workbench import Workbench
 from lathe.store.errors import StoreError
 from lathe.store.rag import columns, documents, words
 from lathe.store.rag.filters import allowed
 from lathe.store.rag.knn import Nearest
 from lathe.store.rag.store import RagStore
-from lathe.store.rag.values import Filter, StoredPassage
 
 if TYPE_CHECKING:
     from lathe.engine.rag.embedding import Vector
 
-Mode = Literal["hybrid", "dense", "bm25"]
 MAX_K = 1000
 POOL = 100
 """Passages that each source gives to the fusion."""
-
-
-class SearchRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A question to a store."""
-
-    store: str
-    query: str
-    k: int = 10
-    mode: Mode = "hybrid"
-    filter: Filter = Filter()
-    mmr: float | None = None
-    """Trade between relevance (1) and novelty (0); None: relevance alone."""
-    reranker: str | None = None
-    """A cross-encoder that orders the best of the pool again."""
-    exact: bool = False
-    """Score every vector, whatever it takes."""
-    principal: str = "local"
-
-
-class SourceScore(msgspec.Struct, frozen=True):
-    """What one source thought of a passage."""
-
-    rank: int
-    score: float
-    """Cosine, BM25, or the reranker's own."""
-
-
-class Hit(msgspec.Struct, frozen=True, kw_only=True):
-    """One passage found."""
-
-    rank: int
-    score: float
-    """Of the last stage that ordered it."""
-    passage: StoredPassage
-    sources: dict[str, SourceScore] = {}
-    """`dense`, `bm25`, `rerank`: those that found it."""
-
-
-class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found, and what it took."""
-
-    hits: tuple[Hit, ...]
-    mode: Mode
-    """As it was done, which may be less than what was asked for."""
-    note: str = ""
-    timings: dict[str, float] = {}
-    """Seconds: `embed`, `dense`, `bm25`, `fuse`, `rerank`, `total`."""
 
 
 class Searcher:

@@ -77,3 +77,11 @@ def terms(query: str) -> list[str]:
 def _is_word(character: str) -> bool:
     category = unicodedata.category(character)
     return category[0] in "LNM" or category == "Co"
+
+
+def frequency(db: Connection, term: str, passage: int) -> tuple[int, bool]:
+    """In how many passages a word stands, and whether in this one."""
+    rows = db.execute("SELECT count(*), coalesce(sum(rowid = ?), 0) FROM words WHERE words MATCH ?",
+                      [passage, f'"{term}"'])  # fmt: skip
+    count, here = rows.fetchone()
+    return count, bool(here)

@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "bench": ("work:bench", "Prompt and generation speed, with llama-bench's rows."),
     "serve": ("serve:serve", "Serve models over HTTP (OpenAI, Anthropic and Ollama APIs)."),
     "keys": ("serve:keys", "Tokens of the HTTP API: list, make, revoke."),
+    "rag": ("rag:rag", "RAG stores: build, add, query, ask, verify, list, eval, reembed."),
     "chat": ("talk:chat", "Talk to a model from the shell."),
     "generate": ("talk:generate", "Complete one prompt, pipes included."),
     "jobs": ("jobs:jobs", "The queue: list, show, log, wait, cancel, resume."),

@@ -1,0 +1,47 @@
+"""What jobs over RAG stores share: where a store lies, and the store open for writing while a job runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from lathe.engine.errors import MissingError, UsageError
+from lathe.engine.jobs.services import ServiceContext
+from lathe.engine.paths import Home
+from lathe.store.rag.store import RagStore, is_store_name
+from lathe.store.rag.values import StoreSettings
+
+
+async def home_of(context: ServiceContext) -> Home:
+    """The workspace that the engine of a job serves."""
+    return Home(Path((await context.workbench.snapshot()).engine.home))
+
+
+def store_path(home: Home, name: str) -> Path:
+    """The file of a store."""
+    if not is_store_name(name):
+        raise UsageError(
+            f"{name!r} cannot name a store", hint="small letters, digits, dot, dash and underscore, 64 at most"
+        )
+    return home.stores / f"{name}.db"
+
+
+@asynccontextmanager
+async def open_for_writing(path: Path, settings: StoreSettings | None = None) -> AsyncIterator[RagStore]:
+    """A store with its lock held; made if there are settings for a new one.
+
+    Raises:
+        MissingError: there is none. StoreLocked: another job or process writes it.
+    """
+    if settings is None and not await asyncio.to_thread(path.exists):
+        raise MissingError(f"there is no store {path.stem!r}", hint="`lathe rag list` shows every store")
+    if settings is not None:
+        store = await asyncio.to_thread(RagStore.create, path, settings)
+    else:
+        store = await asyncio.to_thread(RagStore.open, path)
+    try:
+        yield store
+    finally:
+        await asyncio.shield(asyncio.to_thread(store.close))

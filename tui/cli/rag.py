@@ -1,0 +1,354 @@
+"""`lathe rag`: stores from folders of documents, search, cited answers, and how good retrieval is."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import click
+from lathe.engine.errors import ExitCode
+from lathe.engine.jobs.values import Job
+from lathe.engine.rag.requests import (
+    Answered,
+    AskRequest,
+    Checked,
+    Hit,
+    Retrieved,
+    Said,
+    SearchRequest,
+    SearchResult,
+    StoreDetails,
+)
+from lathe.engine.steps import RagBuildStep, RagEvalStep, RagReembedStep, RagVerifyStep, Step
+from lathe.engine.workbench import Workbench
+from lathe.store.rag.values import Filter, StoreStats
+from lathe.tui.cli.follow import run_step
+from lathe.tui.cli.shell import Shell, put, put_json, put_table, say
+from lathe.tui.formats import long_size
+from lathe.tui.text import clean
+
+MODES = click.Choice(["hybrid", "dense", "bm25"])
+as_json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+detach_option = click.option("--detach", is_flag=True, help="Leave the job to the engine; print its id.")
+WIDTH = 240
+"""Characters of a passage that a result line shows."""
+
+
+@click.group()
+def rag() -> None:
+    """RAG stores: one file each, made from folders of documents; answers cite their passages."""
+
+
+def _build_options(command: Any) -> Any:
+    for option in (
+        click.option("--embedder", metavar="MODEL", help="Embedding model (default: the store's, else MiniLM)."),
+        click.option("--words-only", is_flag=True, help="Keyword search alone: no vectors."),
+        click.option("--partition", default="", metavar="NAME", help="Written on the documents; searches can use it."),
+        click.option("--mask-personal", is_flag=True, help="Replace e-mail addresses, numbers and secrets."),
+        click.option("--drop-injections", is_flag=True, help="Leave out text that addresses a model."),
+        detach_option,
+        as_json_option,
+    ):
+        command = option(command)
+    return command
+
+
+@rag.command()
+@click.argument("store")
+@click.argument("sources", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--tokens", type=click.IntRange(min=16), default=256, show_default=True, help="Budget of a passage.")
+@click.option("--overlap", type=click.IntRange(min=0), default=32, show_default=True)
+@click.option("--description", default="")
+@_build_options
+@click.pass_obj
+def build(
+    shell: Shell, store: str, sources: tuple[Path, ...], tokens: int, overlap: int, description: str,
+    embedder: str | None, words_only: bool, partition: str, mask_personal: bool, drop_injections: bool, detach: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Make STORE from SOURCES, or bring it up to date with the folders it was made from."""
+    step = RagBuildStep(
+        store=store, sources=tuple(str(source.absolute()) for source in sources), tokens=tokens, overlap=overlap,
+        description=description, embedder=embedder, words_only=words_only, partition=partition,
+        mask_personal=mask_personal, drop_injections=drop_injections,
+    )  # fmt: skip
+    _run(shell, step, detach, as_json)
+
+
+@rag.command()
+@click.argument("store")
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_build_options
+@click.pass_obj
+def add(
+    shell: Shell, store: str, sources: tuple[Path, ...], embedder: str | None, words_only: bool, partition: str,
+    mask_personal: bool, drop_injections: bool, detach: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Add SOURCES to an existing STORE."""
+    step = RagBuildStep(
+        store=store, sources=tuple(str(source.absolute()) for source in sources), embedder=embedder,
+        words_only=words_only, partition=partition, mask_personal=mask_personal, drop_injections=drop_injections,
+    )  # fmt: skip
+
+    async def known(workbench: Workbench) -> StoreDetails:
+        return await workbench.store(store)
+
+    shell.run(known, as_json=as_json)
+    _run(shell, step, detach, as_json)
+
+
+@rag.command()
+@click.argument("store")
+@click.option("--embedder", required=True, metavar="MODEL")
+@click.option("--keep", is_flag=True, help="Keep the former vectors in the file.")
+@click.option("--least", type=click.FloatRange(0, 1), default=0.0, help="Share of golden recall that must be kept.")
+@detach_option
+@as_json_option
+@click.pass_obj
+def reembed(shell: Shell, store: str, embedder: str, keep: bool, least: float, detach: bool, as_json: bool) -> None:
+    """Embed STORE with another model beside the one that answers, then switch."""
+    _run(shell, RagReembedStep(store=store, embedder=embedder, keep=keep, least_agreement=least), detach, as_json)
+
+
+@rag.command("list")
+@as_json_option
+@click.pass_obj
+def list_stores(shell: Shell, as_json: bool) -> None:
+    """Every store of the workspace."""
+
+    async def work(workbench: Workbench) -> list[StoreStats]:
+        return await workbench.stores()
+
+    found = shell.run(work, as_json=as_json)
+    if as_json:
+        put_json(found)
+        return
+    if not found:
+        say("no stores yet: `lathe rag build NAME DIR`")
+    rows = [
+        (
+            store.settings.name, store.documents, store.passages, store.errors,
+            store.active.embedder.name if store.active else "words only", long_size(store.bytes),
+        )
+        for store in found
+    ]  # fmt: skip
+    put_table(("name", "documents", "passages", "errors", "embedder", "size"), rows, right=(1, 2, 3, 5))
+
+
+@rag.command()
+@click.argument("store")
+@as_json_option
+@click.pass_obj
+def show(shell: Shell, store: str, as_json: bool) -> None:
+    """STORE with its documents, files that failed, and what changed last."""
+
+    async def work(workbench: Workbench) -> StoreDetails:
+        return await workbench.store(store)
+
+    details = shell.run(work, as_json=as_json)
+    if as_json:
+        put_json(details)
+        return
+    stats = details.stats
+    put(f"{store}: {stats.documents} documents, {stats.passages} passages, {long_size(stats.bytes)}, {stats.index}")
+    for column in stats.columns:
+        put(f"  {column.state:<9} {column.embedder.name}  {column.vectors} x {column.embedder.dimensions}")
+    if stats.prefilter:
+        put(f"  prefilter {stats.prefilter.factor} candidates per result, recall@10 {stats.prefilter.recall:.3f}")
+    rows = [(clean(d.path), d.media_type, d.passages, d.language or "-") for d in details.documents]
+    put_table(("document", "type", "passages", "language"), rows, right=(2,))
+    for error in details.errors:
+        say(f"failed: {clean(error.path)}: {clean(error.message)}")
+
+
+def _search_options(command: Any) -> Any:
+    for option in (
+        click.option("--mode", type=MODES, default="hybrid", show_default=True),
+        click.option("--path", "paths", multiple=True, metavar="GLOB", help="Only documents whose path matches."),
+        click.option("--partition", "partitions", multiple=True, metavar="NAME"),
+        click.option("--reranker", metavar="MODEL", help="Cross-encoder that orders the best again."),
+        as_json_option,
+    ):
+        command = option(command)
+    return command
+
+
+@rag.command()
+@click.argument("store")
+@click.argument("question")
+@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option("--mmr", type=click.FloatRange(0, 1), help="Trade relevance (1) against novelty (0).")
+@click.option("--explain", is_flag=True, help="Scores by source and times by phase.")
+@_search_options
+@click.pass_obj
+def query(
+    shell: Shell, store: str, question: str, k: int, mmr: float | None, explain: bool, mode: Any,
+    paths: tuple[str, ...], partitions: tuple[str, ...], reranker: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Passages of STORE for QUESTION; exit 1 when there are none."""
+    request = SearchRequest(
+        store=store, query=question, k=k, mode=mode, mmr=mmr, reranker=reranker,
+        filter=Filter(paths=paths, partitions=partitions),
+    )  # fmt: skip
+
+    async def work(workbench: Workbench) -> SearchResult:
+        return await workbench.search_store(request)
+
+    result = shell.run(work, as_json=as_json)
+    if as_json:
+        put_json(result)
+    else:
+        if result.note:
+            say(result.note)
+        for hit in result.hits:
+            _put_hit(hit, explain)
+        if explain:
+            say("  ".join(f"{name} {seconds * 1000:.1f} ms" for name, seconds in result.timings.items()))
+    raise SystemExit(ExitCode.OK if result.hits else ExitCode.NEGATIVE)
+
+
+def _put_hit(hit: Hit, explain: bool) -> None:
+    passage = hit.passage
+    place = f"  page {passage.page}" if passage.page is not None else ""
+    put(f"[{hit.rank}] {hit.score:.4f}  {clean(passage.path)}{place}  {passage.start}-{passage.end}")
+    if explain:
+        put("    " + "  ".join(f"{name} #{source.rank} {source.score:.4f}" for name, source in hit.sources.items()))
+    text = " ".join(clean(passage.text).split())
+    put(f"    {text[:WIDTH]}{'…' if len(text) > WIDTH else ''}")
+
+
+@rag.command()
+@click.argument("store")
+@click.argument("question")
+@click.option("--model", required=True, help="Model that answers.")
+@click.option("-k", type=click.IntRange(min=1), default=6, show_default=True, help="Passages offered to the model.")
+@click.option("-n", "--max-tokens", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--no-support", is_flag=True, help="Do not check which passage causes which sentence.")
+@click.option("--always", is_flag=True, help="Let the model answer even when retrieval is weak.")
+@_search_options
+@click.pass_obj
+def ask(
+    shell: Shell, store: str, question: str, model: str, k: int, max_tokens: int, no_support: bool, always: bool,
+    mode: Any, paths: tuple[str, ...], partitions: tuple[str, ...], reranker: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Answer QUESTION from STORE with MODEL; exit 1 when it is not in the documents."""
+    request = AskRequest(
+        store=store, question=question, model=model, k=k, max_tokens=max_tokens, support=not no_support, always=always,
+        mode=mode, filter=Filter(paths=paths, partitions=partitions), reranker=reranker,
+    )  # fmt: skip
+
+    async def work(workbench: Workbench) -> bool:
+        return await _follow_answer(workbench, request, as_json)
+
+    raise SystemExit(ExitCode.OK if shell.run(work, as_json=as_json) else ExitCode.NEGATIVE)
+
+
+async def _follow_answer(workbench: Workbench, request: AskRequest, as_json: bool) -> bool:
+    """Stream the answer to stdout, sources and support to stderr; tells whether it was in the documents."""
+    from lathe.tui.text import Cleaner
+
+    cleaner = Cleaner()
+    document: dict[str, object] = {}
+    found = False
+    async with aclosing(workbench.ask_store(request)) as events:
+        async for event in events:
+            match event:
+                case Retrieved():
+                    document["sources"] = event.given
+                    if not as_json:
+                        for source in event.given:
+                            say(f"[{source.number}] {clean(source.passage.path)}")
+                case Said(text=text) if not as_json:
+                    sys.stdout.write(cleaner.feed(text))
+                    sys.stdout.flush()
+                case Answered():
+                    found = event.in_documents
+                    document |= {"answer": event.text, "cited": event.cited, "in_documents": found}
+                    if not as_json:
+                        put(cleaner.close())
+                case Checked():
+                    document |= {"sentences": event.sentences, "problem": event.problem}
+                    if not as_json:
+                        _say_support(event)
+                case _:
+                    pass
+    if as_json:
+        put_json(document)
+    return found
+
+
+def _say_support(checked: Checked) -> None:
+    if checked.problem:
+        say(f"support was not measured: {checked.problem}")
+    for sentence in checked.sentences:
+        best = max(range(len(sentence.passages)), key=lambda i: sentence.passages[i])
+        verdict = f"rests on [{best + 1}]" if sentence.supported else "nothing supports it"
+        say(f"{sentence.gain:+.2f} nats/token, {verdict}: {clean(sentence.text)[:100]}")
+
+
+@rag.command()
+@click.argument("store")
+@click.option("--mend", is_flag=True, help="Make every index again first.")
+@as_json_option
+@click.pass_obj
+def verify(shell: Shell, store: str, mend: bool, as_json: bool) -> None:
+    """Compare every row of STORE with its seal; exit 1 when something is damaged."""
+    raise SystemExit(run_step(shell, RagVerifyStep(store=store, mend=mend), _show_problems, as_json=as_json))
+
+
+def _show_problems(job: Job) -> None:
+    _show(job)
+    for row in job.outcome.rows if job.outcome else ():
+        put(f"{row['table']} {clean(str(row['row']))}: {clean(str(row['what']))}")
+
+
+@rag.command("eval")
+@click.argument("store", required=False)
+@click.option("--beir", type=click.Path(path_type=Path), metavar="DIR", help="A test set in BEIR's layout.")
+@click.option("--mode", "modes", multiple=True, type=MODES, help="Repeatable (default: all three).")
+@click.option("--embedder", metavar="MODEL")
+@click.option("--reranker", metavar="MODEL")
+@click.option("--split", default="test", show_default=True)
+@click.option("--passages", is_flag=True, help="Cut documents as stores do, instead of one vector each.")
+@as_json_option
+@click.pass_obj
+def evaluate(
+    shell: Shell, store: str | None, beir: Path | None, modes: tuple[Any, ...], embedder: str | None,
+    reranker: str | None, split: str, passages: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """How good retrieval is: on a BEIR set, or on STORE's golden questions."""
+    if (store is None) == (beir is None):
+        raise click.UsageError("give either STORE or --beir DIR")
+    step = RagEvalStep(
+        store=store, beir=str(beir.absolute()) if beir else None, modes=modes or ("bm25", "dense", "hybrid"),
+        embedder=embedder, reranker=reranker, split=split, passages=passages,
+    )  # fmt: skip
+    raise SystemExit(run_step(shell, step, _show_table, as_json=as_json))
+
+
+def _show_table(job: Job) -> None:
+    names = ("ndcg@10", "recall@10", "recall@100", "mrr@10", "p50_ms", "p95_ms")
+    rows = [
+        (row["mode"], *(f"{float(row[name] or 0):.4f}" if "ms" not in name else f"{float(row[name] or 0):.1f}"
+                        for name in names))
+        for row in (job.outcome.rows if job.outcome else ())
+    ]  # fmt: skip
+    put_table(("mode", *names), rows, right=tuple(range(1, 7)))
+
+
+def _run(shell: Shell, step: Step, detach: bool, as_json: bool) -> None:
+    raise SystemExit(run_step(shell, step, _show_build, detach=detach, as_json=as_json))
+
+
+def _show_build(job: Job) -> None:
+    _show(job)
+    for row in job.outcome.rows if job.outcome else ():
+        say(f"failed: {clean(str(row['path']))}: {clean(str(row['message']))}")
+
+
+def _show(job: Job) -> None:
+    for name, value in (job.outcome.figures if job.outcome else {}).items():
+        if value is not None:
+            put(f"  {name:<20} {value:.6g}" if isinstance(value, float) else f"  {name:<20} {value}")
