@@ -120,7 +120,7 @@ def _by_script(data: bytes) -> str | None:
     high = sum(1 for byte in sample if byte > 0x7F)
     if high < 8:
         return None
-    for encoding, is_own, share in _SCRIPTS:
+    for encoding, is_own, share in _SCRIPTS if _UNDEFINED.isdisjoint(sample) else (*_SCRIPTS, _KANJI):
         text = sample.decode(encoding, "ignore")
         foreign = [character for character in text if character > "\x7f" and character.isalpha()]
         lost = len(sample) - len(text.encode(encoding))
@@ -147,11 +147,12 @@ _SCRIPTS: tuple[tuple[str, Callable[[str], bool], float], ...] = (
     ("big5", _among("的一是不了人我在有他這為之大來以個中上們"), 0.06),
     ("cp1251", _named("CYRILLIC"), 0.98),
     ("koi8_r", _named("CYRILLIC"), 0.98),
-    ("cp932", lambda character: "\u4e00" <= character <= "\u9fff", 0.95),
 )
 """Encoding, which characters speak for it, and their least share of all letters beyond ASCII. The Chinese ones are the
-twenty most frequent: a fifth of any text. The last holds for names without kana, because hardly any byte sequence of
-another encoding is all kanji."""
+twenty most frequent: a fifth of any text."""
+_KANJI: tuple[str, Callable[[str], bool], float] = ("cp932", lambda character: "\u4e00" <= character <= "\u9fff", 0.95)
+_UNDEFINED = frozenset(b"\x81\x8d\x8f\x90\x9d")
+"""Bytes without a meaning in cp1252. Where they occur, text of kanji alone (names, addresses) is Japanese."""
 
 
 def _plausible(text: str) -> bool:
@@ -160,8 +161,10 @@ def _plausible(text: str) -> bool:
     if half > len(text) // 50:
         return False
     words = re.findall(r"[А-Яа-яЁё]{2,}", text)
-    if not words:
+    if not any("\u0400" <= character <= "\u04ff" for character in text):
         return True
+    if len(words) < 3 or re.search(r"[a-zA-Z][\u0400-\u04ff]|[\u0400-\u04ff][a-zA-Z]", text):
+        return False  # letters of two alphabets in one word are an accent in the wrong encoding
     letters = "".join(words)
     inner = sum(1 for word in words if word[1:] != word[1:].lower() and word != word.upper())
     vowels = sum(1 for letter in letters if letter in "аеиоуыэюяёАЕИОУЫЭЮЯЁ")

@@ -15,6 +15,8 @@ _LEAST_WORDS = 20
 _LEAST_SHARE = 0.12
 """Of all words that are the language's commonest; running text has 0.25 and more."""
 _LEAST_LEAD = 1.25
+_LEAST_VARIETY = 4
+"""Different ones among them: `y` in code is no Spanish."""
 _WORD = re.compile(r"[^\W\d_]+")
 
 _COMMON = {
@@ -99,8 +101,11 @@ def _latin(sample: str) -> str | None:
     if len(words) < _LEAST_WORDS:
         return None
     scores = Counter(language for word in words for language in _INDEX.get(word, ()))
+    variety = Counter(language for word in set(words) for language in _INDEX.get(word, ()))
     ranked = scores.most_common(2)
     if not ranked or ranked[0][1] < _LEAST_SHARE * len(words):
+        return None
+    if variety[ranked[0][0]] < _LEAST_VARIETY:
         return None
     if len(ranked) > 1 and ranked[0][1] < _LEAST_LEAD * ranked[1][1]:
         return None

@@ -35,7 +35,7 @@ _SECRET_WORDS = (
 )  # fmt: skip
 """One of these occurs in each of them, and in little else."""
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?:[ ]?[A-Z0-9]{4}){2,7}(?:[ ]?[A-Z0-9]{1,4})?\b")
-_CARD = re.compile(r"(?<![\d.-])[3-6]\d{3}(?:([ -]?)\d{4}\1\d{4}\1\d{1,7}|([ -]?)\d{6}\2\d{5})(?![\d.-])")
+_CARD = re.compile(r"(?<![\d.-])[3-6]\d{3}(?:([ -]?)\d{4}\1\d{4}\1\d{1,7}|([ -]?)\d{6}\2\d{5})(?![.-]?\d)")
 _PHONE = re.compile(r"\+\s?\d[\d\s()./-]{6,}\d")
 _LOCAL_PHONE = re.compile(r"(?<![\d.])\(?0\d[\d\s()./-]{5,}\d|\(\d{3}\)\s?\d{3}[ -]\d{4}|\b\d{3}[ .-]\d{3}[ .-]\d{4}\b")
 
