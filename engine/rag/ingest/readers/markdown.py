@@ -28,17 +28,17 @@ def read_markdown(source: Source, notes: Notes) -> Iterator[Piece]:
     yield from markdown_pieces(read_text(source, notes), notes)
 
 
-def markdown_pieces(text: str, notes: Notes, base: tuple[str, ...] = ()) -> Iterator[Piece]:
-    """Cut Markdown into pieces; `base` is the heading path above it."""
+def markdown_pieces(text: str, notes: Notes, outline: Outline | None = None) -> Iterator[Piece]:
+    """Cut Markdown into pieces; one that goes on below headings read before is given their outline."""
     markdown_it = library("markdown_it")
     notes.parser = notes.parser or f"markdown-it-py {markdown_it.__version__}"
-    if not base and (front := _FRONT.match(text)):
+    if outline is None and (front := _FRONT.match(text)):
         for name, value in _ENTRY.findall(front[1]):
             notes.say(name.strip().lower(), value.strip("\"' "))
         notes.title = notes.title or notes.metadata.get("title", "")
         text = text[front.end() :]
     lines = text.split("\n")
-    outline = Outline(base)
+    outline = outline or Outline()
     tokens = markdown_it.MarkdownIt("commonmark").enable("table").parse(text)
     for opening, inner in _blocks(tokens):
         start, end = opening.map or (0, 0)

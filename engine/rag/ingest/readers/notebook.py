@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from lathe.engine.rag.ingest.errors import DocumentError
-from lathe.engine.rag.ingest.readers.base import Notes, Source, read_text
+from lathe.engine.rag.ingest.readers.base import Notes, Outline, Source, read_text
 from lathe.engine.rag.ingest.readers.markdown import markdown_pieces
-from lathe.engine.rag.values import Piece
+from lathe.engine.rag.values import BlockKind, Piece
 
 _OUTPUT = 4_000
 """Characters of one cell's output that are kept: logs are no documentation."""
@@ -25,30 +25,19 @@ def read_notebook(source: Source, notes: Notes) -> Iterator[Piece]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DocumentError(f"the notebook cannot be read: {error or type(error).__name__}") from error
     notes.parser = "lathe notebook 1"
-    path: tuple[str, ...] = ()
+    outline = Outline()
     for number, cell in enumerate(cells, 1):
         if not isinstance(cell, dict):
             notes.skip(f"cell {number} is no object")
             continue
         text = _joined(cell.get("source", cell.get("input", "")))
         if cell.get("cell_type") in ("markdown", "heading"):
-            for piece in markdown_pieces(text, notes, ()):
-                path = _nested(path, piece, text)
-                inherited = piece.heading_path or path
-                yield Piece(piece.text, piece.kind, number, inherited)
+            for piece in markdown_pieces(text, notes, outline):
+                yield Piece(piece.text, piece.kind, number, piece.heading_path)
         else:
-            yield Piece(text.strip("\n"), "code" if cell.get("cell_type") == "code" else "cell", number, path)
-            yield Piece(_output(cell.get("outputs")), "cell", number, path)
-
-
-def _nested(path: tuple[str, ...], piece: Piece, text: str) -> tuple[str, ...]:
-    """A heading's cell knows nothing of the cells above: its level, read from its marks, says where it belongs."""
-    if piece.kind != "heading":
-        return path
-    level = next(
-        (len(line) - len(line.lstrip("#")) for line in text.split("\n") if line.lstrip("# ").strip() == piece.text), 1
-    )
-    return (*path[: max(0, level - 1)], piece.text)
+            kind: BlockKind = "code" if cell.get("cell_type") == "code" else "cell"
+            yield Piece(text.strip("\n"), kind, number, outline.path)
+            yield Piece(_output(cell.get("outputs")), "cell", number, outline.path)
 
 
 def _output(outputs: Any) -> str:

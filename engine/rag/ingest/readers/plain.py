@@ -13,7 +13,7 @@ _DEFINITION = re.compile(
     r"^(?P<indent>[ \t]*)(?:(?:pub(?:\([a-z]+\))?|export|default|public|private|protected|internal|static|final"
     r"|abstract|async|unsafe|extern|inline|const|virtual|override|sealed|open|data)[ \t]+)*"
     r"(?P<word>class|def|function|fn|func|struct|enum|interface|trait|impl|module|namespace|package|object|type|sub|proc)"
-    r"[ \t]+(?P<name>[A-Za-z_$][\w$:.<>]*)"
+    r"[ \t]+(?P<name>[A-Za-z_$][\w$]*(?:(?:::|\.)[\w$]+)*)"
 )
 _COMMENTED_HEAD = 12
 
