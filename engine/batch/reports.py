@@ -52,17 +52,19 @@ def junit(result: RunResult) -> str:
     skipped = sum(1 for step in result.steps if step.state == "skipped")
     suite = ElementTree.Element(
         "testsuite",
-        name=_xml(result.name), tests=str(len(result.steps)), failures=str(failures), errors=str(errors),
+        name=xml_text(result.name), tests=str(len(result.steps)), failures=str(failures), errors=str(errors),
         skipped=str(skipped), time=f"{result.seconds:.3f}",
     )  # fmt: skip
     for step in result.steps:
         case = ElementTree.SubElement(
-            suite, "testcase", classname=_xml(result.name), name=_xml(step.id), time=f"{step.seconds:.3f}"
+            suite, "testcase", classname=xml_text(result.name), name=xml_text(step.id), time=f"{step.seconds:.3f}"
         )
         _verdict(case, step)
         if step.outcome and step.outcome.figures:
             output = ElementTree.SubElement(case, "system-out")
-            output.text = _xml("\n".join(f"{name} = {_plain(value)}" for name, value in step.outcome.figures.items()))
+            output.text = xml_text(
+                "\n".join(f"{name} = {_plain(value)}" for name, value in step.outcome.figures.items())
+            )
     ElementTree.indent(suite)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
 
@@ -70,12 +72,12 @@ def junit(result: RunResult) -> str:
 def _verdict(case: ElementTree.Element, step: StepResult) -> None:
     message = step.failure.message if step.failure else step.state
     if step.state in ("gate_failed", "negative"):
-        ElementTree.SubElement(case, "failure", message=_xml(message))
+        ElementTree.SubElement(case, "failure", message=xml_text(message))
     elif step.state in ("failed", "cancelled"):
         code = step.failure.code if step.failure else step.state
-        ElementTree.SubElement(case, "error", message=_xml(message), type=_xml(code))
+        ElementTree.SubElement(case, "error", message=xml_text(message), type=xml_text(code))
     elif step.state == "skipped":
-        ElementTree.SubElement(case, "skipped", message=_xml(message))
+        ElementTree.SubElement(case, "skipped", message=xml_text(message))
 
 
 def markdown(result: RunResult) -> str:
@@ -102,7 +104,7 @@ def _plain(value: Figure) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _xml(text: str) -> str:
+def xml_text(text: str) -> str:
     """Text without the characters that XML 1.0 cannot hold."""
     return "".join(
         c for c in text if c in "\t\n\r" or "\x20" <= c <= "\ud7ff" or "\ue000" <= c <= "\ufffd" or c > "\uffff"

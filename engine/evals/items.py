@@ -124,7 +124,7 @@ class Builder:
         choices = [text for text in listed if isinstance(text, str) and text.strip()]
         if len(choices) != len(listed):
             raise DataError("every choice must be a text that is not blank")
-        answer = templates.evaluate(self._task.answer, self._variables | fields)
+        answer = templates.evaluate(str(self._task.answer), self._variables | fields)
         answers = answer if isinstance(answer, list | tuple) else [answer]
         gold = tuple(sorted({_index(value, choices) for value in answers}))
         if not gold:
@@ -133,7 +133,7 @@ class Builder:
 
     def _targets(self, fields: Fields) -> tuple[str, ...]:
         try:
-            value = templates.evaluate(self._task.answer, self._variables | fields)
+            value = templates.evaluate(str(self._task.answer), self._variables | fields)
         except DataError:
             if self._needs_target:
                 raise

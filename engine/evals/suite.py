@@ -183,7 +183,7 @@ def _task(document: Document, where: Where, raw: object, mistakes: list[str]) ->
     task = msgspec.convert(raw, Task)
     before = len(mistakes)
     problems = {field: templates.check_template(getattr(task, field)) for field in ("prompt", "system")}
-    problems |= {field: templates.check_expression(getattr(task, field)) for field in ("choices", "answer")}
+    problems |= {field: templates.check_expression(str(getattr(task, field))) for field in ("choices", "answer")}
     mistakes += [f"{document.at(*where, field)}: {field}: {text}" for field, text in problems.items() if text]
     try:
         check_request(GenerationRequest(model="-", prompt="-", sampling=task.sampling, stop=task.stop))

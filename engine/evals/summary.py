@@ -6,6 +6,7 @@ of a case are one draw. What failed is counted, and no figure hides it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -34,13 +35,19 @@ def statistics_by_case(metric: str, records: Iterable[Record]) -> dict[str, np.n
     return sums
 
 
-def interval(metric: Metric, records: Sequence[Record]) -> Interval:
-    """A metric over cases: Wilson's interval where each case is one right or wrong, else the bootstrap's."""
+def interval(metric: Metric, records: Sequence[Record]) -> Interval | None:
+    """A metric over cases: Wilson's interval where each case is one right or wrong, else the bootstrap's.
+
+    None where nothing was measured, or what was measured is not finite: unknown is not a number.
+    """
     sums = statistics_by_case(metric.name, records)
-    rows: Floats = np.stack(list(sums.values())) if sums else np.empty((0, 2))
-    if metric.share and (not len(rows) or bool((rows[:, 1] == 1).all())):
+    if not sums:
+        return None
+    rows: Floats = np.stack(list(sums.values()))
+    if metric.share and bool((rows[:, 1] == 1).all()):
         return stats.wilson(float(rows[:, 0].sum()), len(rows))
-    return stats.bootstrap(rows, metric.combine)
+    found = stats.bootstrap(rows, metric.combine)
+    return found if math.isfinite(found.value + found.low + found.high) else None
 
 
 def _summary(task: Task, records: list[Record]) -> TaskSummary:
@@ -49,12 +56,12 @@ def _summary(task: Task, records: list[Record]) -> TaskSummary:
     primary = next((metric for metric in metrics if metric.name == task.primary), metrics[0])
     return TaskSummary(
         task=task.id, kind=task.kind, primary=primary.name,
-        metrics={metric.name: interval(metric, originals) for metric in metrics},
+        metrics=_known({metric.name: interval(metric, originals) for metric in metrics}),
         better={metric.name: metric.better for metric in metrics},
         cases=len({record.case for record in originals}),
         failed=sum(record.failure is not None for record in records),
-        tags={tag: interval(primary, tagged) for tag, tagged in _by_tag(originals).items()},
-        invariance={name: _invariance(name, primary, records) for name in task.transforms},
+        tags=_known({tag: interval(primary, tagged) for tag, tagged in _by_tag(originals).items()}),
+        invariance=_known({name: _invariance(name, primary, records) for name in task.transforms}),
         percentiles=_percentiles(originals) if task.kind == "generate" else {},
     )  # fmt: skip
 
@@ -65,7 +72,11 @@ def _by_tag(records: list[Record]) -> dict[str, list[Record]]:
     return {tag: tagged for tag, tagged in found.items() if len(tagged) < len(records)}
 
 
-def _invariance(transform: str, primary: Metric, records: list[Record]) -> Interval:
+def _known(intervals: dict[str, Interval | None]) -> dict[str, Interval]:
+    return {name: one for name, one in intervals.items() if one is not None}
+
+
+def _invariance(transform: str, primary: Metric, records: list[Record]) -> Interval | None:
     """Share of cases whose variant is answered like the original: the same choice, or the same verdict."""
     originals = {(record.case, record.repeat): record for record in records if not record.variant}
     alike = []
@@ -74,7 +85,7 @@ def _invariance(transform: str, primary: Metric, records: list[Record]) -> Inter
         if record.variant != transform or original is None or record.failure or original.failure:
             continue
         alike.append(_same(primary, original, record))
-    return stats.wilson(sum(alike), len(alike))
+    return stats.wilson(sum(alike), len(alike)) if alike else None
 
 
 def _same(primary: Metric, original: Record, variant: Record) -> bool:

@@ -88,7 +88,7 @@ class Task(_Declared, frozen=True, kw_only=True):
     """Jinja expression: the list of continuations."""
     separator: str = " "
     """Between prompt and choice, or prompt and a few-shot answer; unused with chat."""
-    answer: str = "answer"
+    answer: str | int = "answer"
     """Jinja expression: index, letter or text of the right choice; or the target text, or a list of them."""
     fewshot: FewShot | None = None
     metrics: tuple[str | dict[str, dict[str, Any]], ...] = ()

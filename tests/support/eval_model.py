@@ -7,6 +7,7 @@ computed by hand. Prompts with CRASH in them kill the model, as native code woul
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import struct
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
@@ -56,8 +57,8 @@ class TableModel:
         self.template = "t" * 64
 
     async def model(self, reference: str) -> ModelDetails:
-        entry = ModelEntry(id=f"{self.seed:012d}", name=reference, path="/m", format="gguf", bytes=1,
-                           sha256=f"{self.seed:064d}")  # fmt: skip
+        digest = hashlib.sha256(f"{self.seed} {reference}".encode()).hexdigest()
+        entry = ModelEntry(id=digest[:12], name=reference, path="/m", format="gguf", bytes=1, sha256=digest)
         return ModelDetails(entry=entry, card=ModelCard(format="gguf"))
 
     async def load(self, reference: str, options: LoadOptions | None = None, force: bool = False) -> WorkerState:
