@@ -145,8 +145,8 @@ class _Parser:
                 product = 1
             elif character in "*+?{":
                 least, most = self._repetition(nested=nested)
-                if not items:
-                    raise self._unexpected("something to repeat")
+                if not items or not items[-1].size:
+                    raise self._unexpected("something to repeat before this")
                 product *= max(1, least if most is None else most)
                 if product > MAX_REPETITION:
                     raise _refusal(f"repetitions multiply to {product}, more than {MAX_REPETITION}")

@@ -11,26 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import select
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-import msgspec
-from lathe.engine.errors import LatheError, UsageError, revive
+from lathe.engine.errors import LatheError, UsageError
 from lathe.engine.generation import Message, RenderedPrompt
-from lathe.engine.wire import Decoder, frame
+from lathe.engine.worker.control_names import ControlNames
+from lathe.engine.worker.renderer import Renderer, TooSlow
 
 MAX_TEMPLATE_CHARS = 256 * 1024
 PLAIN = "{% for message in messages %}{{ message['content'] }}{{ '' if loop.last else '\\n' }}{% endfor %}"
 """For models without a template, which were never taught turns: what was said, a line each, as text to go on with."""
-_WALL_S = 10.0
-"""A render that takes longer is stuck, whatever its processor time says."""
 _LIMIT_CHARS_PER_TOKEN = 4
 _PRIVATE_USE = range(0xF8FF, 0xE000, -1)
 """Code points without meaning, one of which is the mark."""
@@ -38,173 +30,6 @@ _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 """Roles, keys and settings that templates compare with; no control token is spelled so and forged at the same time."""
 
 TemplateArgs = Mapping[str, str | bool | int | float]
-
-
-class TooSlow(UsageError):
-    """The template killed its helper, or took too long."""
-
-    code = "E_TEMPLATE"
-
-
-class Renderer:
-    """A warm helper process. Thread-safe: one render at a time."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._helper: subprocess.Popen[bytes] | None = None
-
-    def warm_up(self) -> None:
-        """Start the helper, so that the first render need not wait for it."""
-        with self._lock:
-            self._running()
-
-    def render(self, template: str, variables: Mapping[str, Any], limit: int) -> str:
-        """Render a template.
-
-        Raises:
-            UsageError: the template refuses, is wrong, or exceeds its limits of time, memory or output.
-        """
-        from lathe.engine.worker.rendering import Answer, Job, NotRendered
-
-        with self._lock:
-            helper = self._running()
-            assert helper.stdin is not None
-            assert helper.stdout is not None
-            try:
-                helper.stdin.write(frame(Job(template, dict(variables), limit)))
-                helper.stdin.flush()
-                answer: Answer = self._receive(helper, Decoder(Answer))
-            except (BrokenPipeError, EOFError, TimeoutError) as error:
-                self._discard()
-                raise TooSlow(
-                    "the chat template exceeds its limits of time or memory",
-                    hint="choose another template; this one loops or grows without end",
-                ) from error
-            except BaseException:
-                self._discard()  # an answer may still be on its way
-                raise
-        if isinstance(answer, NotRendered):
-            raise revive(answer.failure)
-        return answer.text
-
-    def close(self) -> None:
-        """End the helper. Any thread, also while it renders."""
-        helper = self._helper
-        if helper is not None:
-            helper.kill()
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._helper is None or self._helper.poll() is not None:
-            self._discard()
-            self._helper = subprocess.Popen(
-                [sys.executable, "-P", "-m", "lathe.engine.worker.rendering"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-        return self._helper
-
-    def _discard(self) -> None:
-        helper, self._helper = self._helper, None
-        if helper is not None:
-            helper.kill()
-            helper.wait()
-            for pipe in (helper.stdin, helper.stdout):
-                assert pipe is not None
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    pass  # a job it never took
-
-    @staticmethod
-    def _receive(helper: subprocess.Popen[bytes], decoder: Decoder[Any]) -> Any:
-        assert helper.stdout is not None
-        deadline = time.monotonic() + _WALL_S
-        while True:
-            ready, _, _ = select.select((helper.stdout,), (), (), max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise TimeoutError
-            data = os.read(helper.stdout.fileno(), 1 << 16)
-            if not data:
-                raise EOFError
-            for answer in decoder.feed(data):
-                return answer
-
-
-class ControlNames:
-    """The names of control tokens, found in text without a regular expression of thousands of branches."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self._names = {name for name in names if len(name) > 1}
-        self._lengths = sorted({len(name) for name in self._names}, reverse=True)
-        self._firsts = {name[0] for name in self._names}
-        self._beginnings = {name[:end] for name in self._names for end in range(1, len(name))}
-        self._endings = {name[start:] for name in self._names for start in range(1, len(name))}
-
-    def marked(self, text: str, mark: str) -> str:
-        """Put `mark` wherever a name, or a part of one at an end of the text, could become a control token."""
-        for position in sorted(self._found(text), reverse=True):
-            text = text[: position + 1] + mark + text[position + 1 :]
-        longest = min(max(self._lengths, default=0), len(text) + 1)
-        if any(text[-length:] in self._beginnings for length in range(1, longest)):
-            text += mark
-        if any(text[:length] in self._endings for length in range(1, longest)):
-            text = mark + text
-        return text
-
-    def split(self, text: str, marks: Sequence[int]) -> list[Part] | None:
-        """Cut text at its control tokens, longest names first, as llama.cpp does.
-
-        Args:
-            marks: positions in the text; a name with one strictly inside was forged and stays text.
-
-        Returns:
-            The parts in order; None when no name was forged, so that cutting by hand is not needed.
-        """
-        found = self._found(text)
-        spans = [(start, start + len(name)) for start, names in found.items() for name in names]
-        if not any(start < mark < end for mark in marks for start, end in spans):
-            return None
-        parts = [Part(0, len(text))]
-        for name in sorted({name for names in found.values() for name in names}, key=lambda name: (-len(name), name)):
-            parts = [piece for part in parts for piece in _cut(text, part, name, marks)]
-        return [part for part in parts if part.end > part.start]
-
-    def _found(self, text: str) -> dict[int, list[str]]:
-        """Position -> names that begin there, longest first."""
-        found: dict[int, list[str]] = {}
-        for first in self._firsts:
-            position = text.find(first)
-            while position >= 0:
-                candidates = (text[position : position + length] for length in self._lengths)
-                names = [name for name in candidates if name in self._names]
-                if names:
-                    found[position] = list(dict.fromkeys(names))
-                position = text.find(first, position + 1)
-        return found
-
-
-class Part(msgspec.Struct, frozen=True):
-    """A stretch of a rendered text."""
-
-    start: int
-    end: int
-    control: str | None = None
-    """The control token that it is; None: plain text."""
-
-
-def _cut(text: str, part: Part, name: str, marks: Sequence[int]) -> Iterator[Part]:
-    """Cut a plain part at each occurrence of a name that was not forged."""
-    start = search = part.start
-    if part.control is None:
-        while (at := text.find(name, search, part.end)) >= 0:
-            end = at + len(name)
-            if any(at < mark < end for mark in marks):
-                search = at + 1
-                continue
-            yield Part(start, at)
-            yield Part(at, end, name)
-            start = search = end
-    yield Part(start, part.end, part.control)
 
 
 class Encoder(Protocol):

@@ -54,9 +54,10 @@ from lathe.engine.worker.messages import (
     WorkerInfo,
     WorkerStats,
 )
+from lathe.engine.worker.renderer import Renderer
 from lathe.engine.worker.sampling import Sampler
 from lathe.engine.worker.schema import schema_to_grammar
-from lathe.engine.worker.templates import ChatTemplate, Renderer
+from lathe.engine.worker.templates import ChatTemplate
 
 MAX_WAITING = 4096
 _ABORTED = 2
