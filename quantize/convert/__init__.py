@@ -2,6 +2,7 @@
 
 from lathe.quantize.convert.adapter import convert_adapter
 from lathe.quantize.convert.convert import ConversionReport, OutType, convert_checkpoint
+from lathe.quantize.convert.legacy import convert_legacy
 from lathe.quantize.convert.restore.restore import RestorationReport, restore_checkpoint
 
 __all__ = [
@@ -10,5 +11,6 @@ __all__ = [
     "RestorationReport",
     "convert_adapter",
     "convert_checkpoint",
+    "convert_legacy",
     "restore_checkpoint",
 ]

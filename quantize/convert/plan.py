@@ -62,7 +62,7 @@ def plan_tensors(
         plan.append(PlannedTensor(plan_entry(target, _viewed_shape(info, rule, hparams), outtype), rule, source=info))
     if _EMBEDDING not in taken:
         plan = _embedding_from_head(plan, hparams)
-    _require_whole_layers([tensor.entry.name for tensor in plan], hparams.layers)
+    require_whole_layers([tensor.entry.name for tensor in plan], hparams.layers)
     return plan
 
 
@@ -119,7 +119,7 @@ def plan_entry(name: str, shape: tuple[int, ...], outtype: Encoding) -> TensorEn
     return TensorEntry(name, shape, kind)
 
 
-def _require_whole_layers(names: Sequence[str], layers: int) -> None:
+def require_whole_layers(names: Sequence[str], layers: int) -> None:
     """Refuse a checkpoint whose layers differ in their tensors or in their number."""
     found: dict[int, set[str]] = {}
     for name in names:

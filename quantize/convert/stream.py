@@ -16,6 +16,7 @@ from lathe.quantize.checkpoint import Weights
 from lathe.quantize.convert.encode import Encoded, encode, row_pieces, to_float32
 from lathe.quantize.convert.hparams import Hparams
 from lathe.quantize.convert.plan import PlannedTensor
+from lathe.quantize.convert.writer import Encoding
 from lathe.quantize.errors import CheckpointError
 from lathe.quantize.progress import Report
 from lathe.quantize.safetensors import Array
@@ -65,7 +66,7 @@ def _jobs(plan: Sequence[PlannedTensor], weights: Weights, hparams: Hparams) -> 
 
 def _tensor_jobs(tensor: PlannedTensor, weights: Weights, hparams: Hparams) -> Iterator[Callable[[], Encoded]]:
     """Cut a tensor into pieces of rows, in output order."""
-    target, rule, source = tensor.entry.type, tensor.rule, tensor.source
+    target, rule, source = Encoding(tensor.entry.type), tensor.rule, tensor.source
     if source is None:
         made = tensor.made
         assert made is not None

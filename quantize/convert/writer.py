@@ -86,21 +86,18 @@ class Encoding(StrEnum):
     BF16 = "BF16"
     Q8_0 = "Q8_0"
 
-    def nbytes(self, shape: tuple[int, ...]) -> int:
-        """Size of a tensor; `shape` is numpy's order."""
-        return TENSOR_TYPES[self].size(shape[::-1])
-
 
 class TensorEntry(msgspec.Struct, frozen=True):
     """A row of the tensor table; `shape` is numpy's order, slowest dimension first."""
 
     name: str
     shape: tuple[int, ...]
-    type: Encoding
+    type: str
+    """Name of a tensor type; of an `Encoding` where values are encoded here."""
 
     @property
     def nbytes(self) -> int:
-        return self.type.nbytes(self.shape)
+        return TENSOR_TYPES[self.type].size(self.shape[::-1])
 
 
 def padded(size: int) -> int:

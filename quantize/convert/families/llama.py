@@ -88,3 +88,23 @@ SMOLLM3 = Family(
     facts=_rotary_facts,
     computed=_computed,
 )
+
+BEFORE_GGUF = Family(
+    arch="llama",
+    prefixes=(),
+    tensors={
+        "tok_embeddings": "token_embd",
+        "norm": "output_norm",
+        "output": "output",
+        "layers.{n}.attention_norm": "blk.{n}.attn_norm",
+        "layers.{n}.attention.wq": "blk.{n}.attn_q",
+        "layers.{n}.attention.wk": "blk.{n}.attn_k",
+        "layers.{n}.attention.wv": "blk.{n}.attn_v",
+        "layers.{n}.attention.wo": "blk.{n}.attn_output",
+        "layers.{n}.ffn_norm": "blk.{n}.ffn_norm",
+        "layers.{n}.feed_forward.w1": "blk.{n}.ffn_gate",
+        "layers.{n}.feed_forward.w2": "blk.{n}.ffn_down",
+        "layers.{n}.feed_forward.w3": "blk.{n}.ffn_up",
+    },
+)
+"""Meta's own names, which llama.cpp's first formats kept, rows in llama.cpp's order already."""
