@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from lathe.store.errors import NotFound
-from lathe.store.migrations import Schema
 from lathe.store.rows import from_row, to_row
 
 if TYPE_CHECKING:
@@ -20,40 +19,6 @@ if TYPE_CHECKING:
 
 RunState = Literal["running", "done", "interrupted", "failed"]
 _KEYS_AT_ONCE = 500
-
-
-def m001_evals(db: Connection) -> None:
-    """Runs, records, answers, aliases and reviews."""
-    db.execute("""
-        CREATE TABLE runs (
-            number INTEGER PRIMARY KEY AUTOINCREMENT, suite TEXT NOT NULL, model TEXT NOT NULL, key TEXT NOT NULL,
-            state TEXT NOT NULL, created_at REAL NOT NULL, finished_at REAL, body TEXT NOT NULL
-        ) STRICT""")
-    db.table("runs").create_index(["key", "state"])
-    db.execute("""
-        CREATE TABLE records (
-            number INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs(number) ON DELETE CASCADE,
-            task TEXT NOT NULL, "case" TEXT NOT NULL, variant TEXT NOT NULL, repeat INTEGER NOT NULL,
-            state TEXT NOT NULL, body TEXT NOT NULL,
-            UNIQUE (run, task, "case", variant, repeat)
-        ) STRICT""")
-    db.table("answers").create(
-        {"key": str, "created_at": float, "body": str}, pk="key", not_null={"created_at", "body"}, strict=True
-    )
-    db.table("aliases").create(
-        {"name": str, "run": int, "set_at": float}, pk="name", not_null={"run", "set_at"},
-        foreign_keys=[("run", "runs", "number")], strict=True,
-    )  # fmt: skip
-    db.table("reviews").create(
-        {"number": int, "subject": str, "name": str, "label": str, "score": float, "source": str, "explanation": str,
-         "at": float, "body": str},
-        pk="number", not_null={"subject", "name", "label", "source", "explanation", "at", "body"}, strict=True,
-    )  # fmt: skip
-    db.table("reviews").create_index(["subject"])
-
-
-EVALS = Schema("Lathe evals", 0x4C544556, (m001_evals,))
-"""`evals.db`."""
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):

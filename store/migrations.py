@@ -224,3 +224,37 @@ WORKSPACE = Schema(
     (m001_models, m002_jobs, m003_requests, m004_samples, m005_runs, m006_api_keys, m007_hashes),
 )
 """`lathe.db`: models, jobs, runs, requests, samples, API keys."""
+
+
+def e001_evals(db: Connection) -> None:
+    """Evals: runs, records, answers, baselines and reviews."""
+    db.execute("""
+        CREATE TABLE runs (
+            number INTEGER PRIMARY KEY AUTOINCREMENT, suite TEXT NOT NULL, model TEXT NOT NULL, key TEXT NOT NULL,
+            state TEXT NOT NULL, created_at REAL NOT NULL, finished_at REAL, body TEXT NOT NULL
+        ) STRICT""")
+    db.table("runs").create_index(["key", "state"])
+    db.execute("""
+        CREATE TABLE records (
+            number INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs(number) ON DELETE CASCADE,
+            task TEXT NOT NULL, "case" TEXT NOT NULL, variant TEXT NOT NULL, repeat INTEGER NOT NULL,
+            state TEXT NOT NULL, body TEXT NOT NULL,
+            UNIQUE (run, task, "case", variant, repeat)
+        ) STRICT""")
+    db.table("answers").create(
+        {"key": str, "created_at": float, "body": str}, pk="key", not_null={"created_at", "body"}, strict=True
+    )
+    db.table("aliases").create(
+        {"name": str, "run": int, "set_at": float}, pk="name", not_null={"run", "set_at"},
+        foreign_keys=[("run", "runs", "number")], strict=True,
+    )  # fmt: skip
+    db.table("reviews").create(
+        {"number": int, "subject": str, "name": str, "label": str, "score": float, "source": str, "explanation": str,
+         "at": float, "body": str},
+        pk="number", not_null={"subject", "name", "label", "source", "explanation", "at", "body"}, strict=True,
+    )  # fmt: skip
+    db.table("reviews").create_index(["subject"])
+
+
+EVALS = Schema("Lathe evals", 0x4C544556, (e001_evals,))
+"""`evals.db`: what was asked, answered and judged; apart, for it holds prompts and answers."""

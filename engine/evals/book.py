@@ -20,7 +20,8 @@ from lathe.engine.errors import BusyError, MissingError, UsageError
 from lathe.engine.evals.results import EvalRun, Record
 from lathe.engine.evals.values import Response
 from lathe.store.database import Database
-from lathe.store.evals import EVALS, CaseRecord, Evals, Review, RunRecord
+from lathe.store.evals import CaseRecord, Evals, Review, RunRecord
+from lathe.store.migrations import EVALS
 
 Result = TypeVar("Result")
 _RUN = re.compile(r"e-(\d+)")

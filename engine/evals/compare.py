@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -18,90 +17,21 @@ from lathe.engine.errors import UsageError
 from lathe.engine.evals import statistics as stats
 from lathe.engine.evals.metrics.metric import Metric
 from lathe.engine.evals.metrics.registry import metrics_of
-from lathe.engine.evals.results import EvalRun, Record
-from lathe.engine.evals.statistics import Difference, Interval
+from lathe.engine.evals.results import (
+    TOLERANCE,
+    CaseChange,
+    Comparison,
+    EvalRun,
+    Finding,
+    Kind,
+    MetricComparison,
+    Record,
+)
 from lathe.engine.evals.summary import interval, statistics_by_case
 from lathe.engine.evals.values import Task
-from lathe.engine.jobs.values import Figure
 
-TOLERANCE = 0.01
-"""Share of the baseline's figure that a difference must surely exceed to be material."""
 _MOVED = 0.02
 """Relative move of a single case's figure that is worth showing."""
-
-Kind = Literal["fixed", "broken", "changed", "same"]
-Finding = Literal["better", "worse", "noise", "same"]
-
-
-class CaseChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One case in both runs."""
-
-    label: str
-    task: str
-    case: str
-    kind: Kind
-    tags: tuple[str, ...] = ()
-    prompt: str = ""
-    targets: tuple[str, ...] = ()
-    before: str = ""
-    after: str = ""
-    before_value: float | None = None
-    after_value: float | None = None
-
-
-class MetricComparison(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One figure in both runs, over the cases that both have."""
-
-    task: str
-    metric: str
-    primary: bool
-    better: Literal["higher", "lower"]
-    before: Interval
-    after: Interval
-    difference: Difference
-    p_adjusted: float
-    """For all primary metrics together; of the others, for all metrics together."""
-    finding: Finding
-    material: bool = False
-    """The whole interval of the difference lies beyond the tolerance."""
-
-
-class Comparison(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A run against its baseline."""
-
-    base: EvalRun
-    other: EvalRun
-    metrics: tuple[MetricComparison, ...]
-    changes: tuple[CaseChange, ...]
-    """Broken first, then fixed, then changed; cases that are the same are only counted."""
-    counts: dict[str, int]
-    """fixed, broken, changed, same, unpaired."""
-    tags: tuple[str, ...] = ()
-    tolerance: float = TOLERANCE
-    warnings: tuple[str, ...] = ()
-
-    def figures(self, waived: frozenset[str] = frozenset()) -> dict[str, Figure]:
-        """What gates can ask about; cases in `waived` (`task/case`) do not count as broken."""
-        broken = [
-            change for change in self.changes
-            if change.kind == "broken" and f"{change.task}/{change.case}" not in waived
-        ]  # fmt: skip
-        primary = [metric for metric in self.metrics if metric.primary and metric.material]
-        figures: dict[str, Figure] = {
-            "baseline": self.base.id, "broken": len(broken), "fixed": self.counts["fixed"],
-            "changed": self.counts["changed"], "unpaired": self.counts["unpaired"],
-            "worse": sum(metric.finding == "worse" for metric in primary),
-            "better": sum(metric.finding == "better" for metric in primary),
-        }  # fmt: skip
-        for tag in self.tags:
-            figures[f"broken.{tag}"] = sum(tag in change.tags for change in broken)
-        for metric in self.metrics:
-            name = f"delta.{metric.task}.{metric.metric}"
-            figures |= {
-                name: metric.difference.value, f"{name}.low": metric.difference.low,
-                f"{name}.high": metric.difference.high, f"{name}.p": metric.difference.p,
-            }  # fmt: skip
-        return figures
 
 
 def compare(

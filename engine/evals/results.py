@@ -10,11 +10,40 @@ from typing import Any, Literal
 
 import msgspec
 from lathe.engine.errors import Failure
-from lathe.engine.evals.statistics import Interval
 from lathe.engine.evals.values import Item, Response, Task
 from lathe.engine.jobs.values import Figure
 
 Statistics = tuple[float, ...]
+CONFIDENCE = 0.95
+TOLERANCE = 0.01
+"""Share of the baseline's figure that a difference must surely exceed to be material."""
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """A figure with the bounds it lies between at `CONFIDENCE`."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    """Cases behind it."""
+    method: str = ""
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """A figure of one run minus that of another over the same cases."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    """Probability of a difference at least this large, if there were none."""
+    n: int
+    """Cases that both runs have."""
+    detectable: float | None
+    """Smallest true difference that so many cases find with a power of 0.8; None: cannot be told."""
+    test: str
+    """`McNemar` or `paired bootstrap`."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -161,3 +190,125 @@ class EvalRun(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 figures[f"{summary.task}.invariance.{transform}"] = interval.value
                 figures[f"{summary.task}.invariance.{transform}.low"] = interval.low
         return figures
+
+
+Kind = Literal["fixed", "broken", "changed", "same"]
+Finding = Literal["better", "worse", "noise", "same"]
+
+
+class CaseChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One case in both runs."""
+
+    label: str
+    task: str
+    case: str
+    kind: Kind
+    tags: tuple[str, ...] = ()
+    prompt: str = ""
+    targets: tuple[str, ...] = ()
+    before: str = ""
+    after: str = ""
+    before_value: float | None = None
+    after_value: float | None = None
+
+
+class MetricComparison(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One figure in both runs, over the cases that both have."""
+
+    task: str
+    metric: str
+    primary: bool
+    better: Literal["higher", "lower"]
+    before: Interval
+    after: Interval
+    difference: Difference
+    p_adjusted: float
+    """For all primary metrics together; of the others, for all metrics together."""
+    finding: Finding
+    material: bool = False
+    """The whole interval of the difference lies beyond the tolerance."""
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A run against its baseline."""
+
+    base: EvalRun
+    other: EvalRun
+    metrics: tuple[MetricComparison, ...]
+    changes: tuple[CaseChange, ...]
+    """Broken first, then fixed, then changed; cases that are the same are only counted."""
+    counts: dict[str, int]
+    """fixed, broken, changed, same, unpaired."""
+    tags: tuple[str, ...] = ()
+    tolerance: float = TOLERANCE
+    warnings: tuple[str, ...] = ()
+
+    def figures(self, waived: frozenset[str] = frozenset()) -> dict[str, Figure]:
+        """What gates can ask about; cases in `waived` (`task/case`) do not count as broken."""
+        broken = [
+            change for change in self.changes
+            if change.kind == "broken" and f"{change.task}/{change.case}" not in waived
+        ]  # fmt: skip
+        primary = [metric for metric in self.metrics if metric.primary and metric.material]
+        figures: dict[str, Figure] = {
+            "baseline": self.base.id, "broken": len(broken), "fixed": self.counts["fixed"],
+            "changed": self.counts["changed"], "unpaired": self.counts["unpaired"],
+            "worse": sum(metric.finding == "worse" for metric in primary),
+            "better": sum(metric.finding == "better" for metric in primary),
+        }  # fmt: skip
+        for tag in self.tags:
+            figures[f"broken.{tag}"] = sum(tag in change.tags for change in broken)
+        for metric in self.metrics:
+            name = f"delta.{metric.task}.{metric.metric}"
+            figures |= {
+                name: metric.difference.value, f"{name}.low": metric.difference.low,
+                f"{name}.high": metric.difference.high, f"{name}.p": metric.difference.p,
+            }  # fmt: skip
+        return figures
+
+
+class GateResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One gate and what became of it."""
+
+    gate: str
+    """As it was written."""
+    figure: str
+    value: float | None
+    passed: bool
+    waived: str | None = None
+    """The reason that excuses a failure."""
+
+    @property
+    def ok(self) -> bool:
+        """Passed, or excused."""
+        return self.passed or self.waived is not None
+
+    def __str__(self) -> str:
+        shown = "not measured" if self.value is None else f"{self.value:.6g}"
+        word = "passed" if self.passed else f"waived ({self.waived})" if self.waived else "MISSED"
+        return f"{self.gate}: {word}, {self.figure} is {shown}"
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All gates together."""
+
+    passed: bool
+    gates: tuple[GateResult, ...]
+    waivers: tuple[str, ...] = ()
+    """Those that hold today."""
+    expired: tuple[str, ...] = ()
+
+
+class SuiteInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A suite as lists show it."""
+
+    name: str
+    version: str = ""
+    description: str = ""
+    path: str = ""
+    origin: Literal["shipped", "workspace", "file"] = "file"
+    tasks: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    gates: tuple[str, ...] = ()
+    problem: str | None = None
+    """Why it cannot be read."""

@@ -15,44 +15,17 @@ from statistics import NormalDist
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from lathe.engine.evals.results import CONFIDENCE, Difference, Interval
 
 Floats = npt.NDArray[np.float64]
 Combine = Callable[[Floats], Floats]
 
-CONFIDENCE = 0.95
 RESAMPLES = 2000
 ALPHA = 0.05
 POWER = 0.8
 _NORMAL = NormalDist()
 _CHUNK = 8_000_000
 """Numbers in memory at once while resampling."""
-
-
-class Interval(msgspec.Struct, frozen=True):
-    """A figure with the bounds it lies between at `CONFIDENCE`."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    """Cases behind it."""
-    method: str = ""
-
-
-class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure of one run minus that of another over the same cases."""
-
-    value: float
-    low: float
-    high: float
-    p: float
-    """Probability of a difference at least this large, if there were none."""
-    n: int
-    """Cases that both runs have."""
-    detectable: float | None
-    """Smallest true difference that so many cases find with a power of 0.8; None: cannot be told."""
-    test: str
-    """`McNemar` or `paired bootstrap`."""
 
 
 def wilson(successes: float, n: int, confidence: float = CONFIDENCE) -> Interval:

@@ -13,8 +13,8 @@ import numpy as np
 from lathe.engine.evals import statistics as stats
 from lathe.engine.evals.metrics.metric import Metric
 from lathe.engine.evals.metrics.registry import metrics_of
-from lathe.engine.evals.results import Record, TaskSummary
-from lathe.engine.evals.statistics import Floats, Interval
+from lathe.engine.evals.results import Interval, Record, TaskSummary
+from lathe.engine.evals.statistics import Floats
 from lathe.engine.evals.values import Task
 
 _SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}

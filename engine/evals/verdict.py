@@ -12,8 +12,7 @@ from datetime import UTC, date, datetime
 import msgspec
 from lathe.engine.batch.gates import parse_gate
 from lathe.engine.errors import ConfigError
-from lathe.engine.evals.compare import Comparison
-from lathe.engine.evals.results import EvalRun
+from lathe.engine.evals.results import Comparison, EvalRun, GateResult, Verdict
 from lathe.engine.jobs.values import Figure
 
 DEFAULT = ("failed == 0",)
@@ -34,38 +33,6 @@ class Waiver(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __str__(self) -> str:
         return f"{self.gate or self.case} until {self.until}: {self.reason}"
-
-
-class GateResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One gate and what became of it."""
-
-    gate: str
-    """As it was written."""
-    figure: str
-    value: float | None
-    passed: bool
-    waived: str | None = None
-    """The reason that excuses a failure."""
-
-    @property
-    def ok(self) -> bool:
-        """Passed, or excused."""
-        return self.passed or self.waived is not None
-
-    def __str__(self) -> str:
-        shown = "not measured" if self.value is None else f"{self.value:.6g}"
-        word = "passed" if self.passed else f"waived ({self.waived})" if self.waived else "MISSED"
-        return f"{self.gate}: {word}, {self.figure} is {shown}"
-
-
-class Verdict(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """All gates together."""
-
-    passed: bool
-    gates: tuple[GateResult, ...]
-    waivers: tuple[str, ...] = ()
-    """Those that hold today."""
-    expired: tuple[str, ...] = ()
 
 
 def check_waivers(waivers: Sequence[Waiver]) -> None:

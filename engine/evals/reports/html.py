@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from html import escape
 
-from lathe.engine.evals.compare import Comparison
 from lathe.engine.evals.reports import svg
 from lathe.engine.evals.reports.text import interval_text, number
-from lathe.engine.evals.results import EvalRun, Record
-from lathe.engine.evals.verdict import Verdict
+from lathe.engine.evals.results import Comparison, EvalRun, Record, Verdict
 
 MAX_CASES = 2000
 _CUT = 600

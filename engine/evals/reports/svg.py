@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from lathe.engine.evals.statistics import Interval
+from lathe.engine.evals.results import Interval
 
 _WIDTH, _LABEL, _ROW = 760, 230, 26
 _BEFORE, _AFTER, _WORSE, _BETTER = "#8a94a6", "#2f6fde", "#c43d3d", "#2d8a4e"

@@ -12,10 +12,7 @@ from xml.etree import ElementTree
 
 import msgspec
 from lathe.engine.batch.reports import xml_text
-from lathe.engine.evals.compare import Comparison
-from lathe.engine.evals.results import EvalRun, Record
-from lathe.engine.evals.statistics import Interval
-from lathe.engine.evals.verdict import Verdict
+from lathe.engine.evals.results import Comparison, EvalRun, Interval, Record, Verdict
 
 _SHOWN = 50
 """Changed cases in a Markdown table."""

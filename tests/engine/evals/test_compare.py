@@ -14,9 +14,9 @@ import msgspec
 import pytest
 from lathe.engine.errors import ConfigError, UsageError
 from lathe.engine.evals.book import EvalBook
-from lathe.engine.evals.compare import Comparison, compare
+from lathe.engine.evals.compare import compare
 from lathe.engine.evals.reports import html, text
-from lathe.engine.evals.results import EvalRun, Record
+from lathe.engine.evals.results import Comparison, EvalRun, Record
 from lathe.engine.evals.verdict import Waiver, decide
 from support.eval_model import TableModel, evaluate
 

@@ -19,7 +19,7 @@ from lathe.engine.evals.results import Record
 from lathe.engine.worker.messages import LoadOptions
 from lathe.store.database import Database
 from lathe.store.errors import StoreCorrupt, StoreFull
-from lathe.store.evals import EVALS
+from lathe.store.migrations import EVALS
 from support.eval_model import TableModel, evaluate
 from support.nursery import Nursery
 
