@@ -7,6 +7,7 @@ the first word of it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
@@ -76,12 +77,10 @@ async def ask(workbench: Workbench, searcher: Searcher, request: AskRequest) -> 
 
 async def _weak(searcher: Searcher, question: str, result: SearchResult) -> bool:
     """Whether neither source found anything that stands out."""
-    import asyncio
-
     best = max((hit.sources["dense"].score for hit in result.hits if "dense" in hit.sources), default=None)
     if best is not None and searcher.embedder is not None:
         [vector] = await searcher.embedder.embed([question], "query")
-        if await asyncio.to_thread(stands_out, searcher.store, vector, best):
+        if stands_out(vector, best, await searcher.unrelated()):
             return False
     by_words = [hit.passage.id for hit in result.hits if "bm25" in hit.sources]
     for passage in by_words[:3]:

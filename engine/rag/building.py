@@ -19,6 +19,7 @@ from lathe.engine.errors import LatheError, UsageError, describe
 from lathe.engine.rag.embedding import Embedder
 from lathe.engine.rag.sources import Found, shown, source_names, walk
 from lathe.engine.rag.splitting import Splitter
+from lathe.engine.rag.together import together
 from lathe.engine.rag.values import ParsedDocument, ReadDocument, ReadLimits
 from lathe.quantize.artefact import file_sha256
 from lathe.store.rag import columns, documents, versions
@@ -102,7 +103,7 @@ class Builder:
         number = await self.open_column() if self._embedder is not None else None
         found = await asyncio.to_thread(_walk_all, sources)
         self._files = len(found)
-        async with asyncio.TaskGroup() as group:
+        async with together() as group:
             if number is not None:
                 group.create_task(self._embed(number))
             group.create_task(self._read_all(found, version))
@@ -118,6 +119,7 @@ class Builder:
     async def embed_all(self, number: int) -> int:
         """Give every passage its vector in one column; returns how many got one."""
         self._reading = False
+        self._pending = await asyncio.to_thread(self._store.read, lambda db: columns.lacking(db, number))
         await self._embed(number)
         return self._embedded
 
@@ -153,7 +155,7 @@ class Builder:
             await self._tell()
 
         try:
-            async with asyncio.TaskGroup() as group:
+            async with together() as group:
                 for file in found:
                     await slots.acquire()
                     async with self._moved:

@@ -15,6 +15,7 @@ from lathe.engine.errors import DataError, UnavailableError
 from lathe.engine.generation import EmbedRequest
 from lathe.engine.rag.profiles import profile_of
 from lathe.engine.rag.splitting import Count
+from lathe.engine.rag.together import together
 from lathe.engine.rag.tokens import fit, local_count
 from lathe.store.rag.values import EmbedderIdentity
 
@@ -97,7 +98,7 @@ class WorkbenchEmbedder:
                                 f"{self._identity.dimensions}")  # fmt: skip
             matrix[rows] = np.frombuffer(answer.vectors, "<f4").reshape(answer.rows, answer.dimensions)
 
-        async with asyncio.TaskGroup() as group:
+        async with together() as group:
             for first in range(0, len(order), REQUEST_TEXTS):
                 group.create_task(one(order[first : first + REQUEST_TEXTS]))
         return matrix

@@ -20,6 +20,7 @@ from lathe.engine.generation import EmbedRequest
 from lathe.engine.rag.embedding import Embedder
 from lathe.engine.rag.fusion import marginal_relevance, reciprocal_rank
 from lathe.engine.rag.requests import Hit, Mode, SearchRequest, SearchResult, SourceScore
+from lathe.engine.rag.strength import background
 from lathe.engine.workbench import Workbench
 from lathe.store.errors import StoreError
 from lathe.store.rag import columns, documents, words
@@ -28,7 +29,7 @@ from lathe.store.rag.knn import Nearest
 from lathe.store.rag.store import RagStore
 
 if TYPE_CHECKING:
-    from lathe.engine.rag.embedding import Vector
+    from lathe.engine.rag.embedding import Matrix, Vector
 
 MAX_K = 1000
 POOL = 100
@@ -43,6 +44,14 @@ class Searcher:
         self.embedder = embedder
         self.nearest = Nearest(store)
         self._workbench = workbench
+        self._unrelated: tuple[str, Matrix] | None = None
+
+    async def unrelated(self) -> Matrix:
+        """Vectors of unrelated text by this embedder, computed once."""
+        assert self.embedder is not None
+        if self._unrelated is None or self._unrelated[0] != self.embedder.identity.sha256:
+            self._unrelated = (self.embedder.identity.sha256, await background(self.embedder))
+        return self._unrelated[1]
 
     async def search(self, request: SearchRequest) -> SearchResult:
         """Answer one question; leaving the call ends its reads."""

@@ -121,6 +121,12 @@ def missing(db: Connection, number: int, after: int, limit: int) -> list[Unembed
     return [Unembedded(*row) for row in rows.fetchall()]
 
 
+def lacking(db: Connection, number: int) -> int:
+    """How many passages a column has no vector for."""
+    passages: int = db.execute("SELECT count(*) FROM passages").fetchone()[0]
+    return max(0, passages - counts(db, number).rows)
+
+
 def put(db: Connection, number: int, vectors: Sequence[tuple[int, bytes]]) -> int:
     """Store vectors (little-endian float32) of passages; those of passages gone meanwhile are dropped."""
     embedder = get(db, number).embedder

@@ -111,7 +111,7 @@ class RagStore:
                 columns=every,
                 version=newest[0] if newest else None,
                 questions=db.execute("SELECT count(*) FROM questions").fetchone()[0],
-                bytes=self.path.stat().st_size,
+                bytes=_pragma(db, "page_count") * _pragma(db, "page_size"),
                 prefilter=meta.get(db, _PREFILTER, Prefilter),
                 index=_index_state(db, active.number) if active else "no vectors",
             )
@@ -163,3 +163,7 @@ def _index_state(db: Connection, number: int) -> str:
     if not index.available(db):
         return "sqlite-vec is not loaded"
     return state.state if state else "none"
+
+
+def _pragma(db: Connection, name: str) -> int:
+    return int(db.execute(f"PRAGMA {name}").fetchone()[0])
