@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from lathe.engine.rag.ingest.findings import inherited_flags
 from lathe.engine.rag.values import Block, ParsedDocument, Passage
 from lathe.store.rag.values import NewPassage, SplitterSettings
 
@@ -301,4 +302,5 @@ def _passage(document: ParsedDocument, ordinal: int, cut: Cut, tokens: int) -> P
     return Passage(
         ordinal=ordinal, text=document.text[cut.start : cut.end], start=cut.start, end=cut.end, tokens=tokens,
         kind=first.kind, page=first.page, heading_path=cut.path,
+        flags=inherited_flags(atom.block for atom in cut.atoms),
     )  # fmt: skip

@@ -18,6 +18,9 @@ _LEAST_LEAD = 1.25
 _LEAST_VARIETY = 4
 """Different ones among them: `y` in code is no Spanish."""
 _WORD = re.compile(r"[^\W\d_]+")
+_LETTER = re.compile(r"[^\W\d_]")
+_FOREIGN = re.compile("[^\\W\\d_\0-\u024f\u1e00-\u1eff]")
+"""A letter that is not Latin."""
 
 _COMMON = {
     "en": "the of and to in a is that for it as was with be by on not he his but are this have from they which"
@@ -73,10 +76,14 @@ _SCRIPTS = {
 def guess_language(text: str) -> str | None:
     """The language as ISO 639-1, or None."""
     sample = text[:_SAMPLE]
-    scripts = Counter(_script(character) for character in sample if character.isalpha())
-    letters = scripts.total()
+    letters = len(_LETTER.findall(sample))
     if letters < 2 * _LEAST_WORDS:
         return None
+    foreign = _FOREIGN.findall(sample)
+    if len(foreign) < letters // 10:
+        return _latin(sample)
+    scripts = Counter(map(_script, foreign))
+    scripts["LATIN"] += letters - len(foreign)
     kana = scripts["HIRAGANA"] + scripts["KATAKANA"]
     if kana + scripts["CJK"] > letters // 2:
         return "ja" if kana > letters // 10 else "zh"
@@ -93,7 +100,7 @@ def guess_language(text: str) -> str | None:
 
 
 def _script(character: str) -> str:
-    return "LATIN" if character < "\u0250" else unicodedata.name(character, "").partition(" ")[0].partition("-")[0]
+    return unicodedata.name(character, "").partition(" ")[0].partition("-")[0]
 
 
 def _latin(sample: str) -> str | None:
