@@ -189,6 +189,13 @@ _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 def describe(error: BaseException) -> Failure:
     """Turn any exception into the value that users and other processes see."""
+    failure = _describe(error)
+    # File names may hold bytes that are no text; a value that cannot be sent would be lost with its error.
+    message, hint = (text.encode("utf-8", "replace").decode() for text in (failure.message, failure.hint))
+    return msgspec.structs.replace(failure, message=message, hint=hint)
+
+
+def _describe(error: BaseException) -> Failure:
     if isinstance(error, LatheError):
         return Failure(error.code, error.message, error.hint, int(error.exit))
     if isinstance(error, quantize_errors.QuantizeError | store_errors.StoreError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+import msgspec
 import pytest
 from lathe.engine import errors
 from lathe.engine.errors import ExitCode, Failure, describe, revive
@@ -43,6 +44,11 @@ def test_foreign_exceptions_are_mapped(error: BaseException, code: str, exit_cod
     failure = describe(error)
     assert (failure.code, failure.exit) == (code, exit_code)
     assert "\n" not in failure.message
+
+
+def test_names_that_are_no_text_can_still_be_sent() -> None:
+    failure = describe(errors.DataError("caf\udce9.gguf: too short"))
+    assert msgspec.json.decode(msgspec.json.encode(failure), type=Failure).message == "caf?.gguf: too short"
 
 
 def test_an_unknown_exit_code_of_another_release_is_an_internal_error() -> None:
