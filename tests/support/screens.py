@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lathe.tui.app import LatheApp
+from rich.cells import cell_len
 from support.scripted_workbench import ScriptedWorkbench
 from textual.pilot import Pilot
 
@@ -23,13 +24,26 @@ CELL = 12.2
 
 
 def screen_lines(app: LatheApp) -> list[str]:
-    """The screen as text, one string per row, trailing blanks removed."""
+    """The screen as text, one string per row, trailing blanks removed; what lies behind a dialog is left out."""
+    strips = app.screen._compositor.render_strips()
+    return [strip.text.rstrip() for strip in strips]
+
+
+def picture_lines(app: LatheApp) -> list[str]:
+    """The same from the exported picture, with what lies behind: what a user would see in the README."""
     rows: dict[int, list[str]] = {}
     for x, row, text in _TEXT.findall(app.export_screenshot()):
         cells = rows.setdefault(int(row), [])
         column = round(float(x) / CELL)
         cells += [" "] * (column - len(cells))
-        cells[column:] = html.unescape(text).replace("\xa0", " ")
+        del cells[column:]
+        for character in html.unescape(text).replace("\xa0", " "):
+            # A wide character is followed by an empty cell; a mark joins the cell before it.
+            width = cell_len(character)
+            if width:
+                cells += [character, *[""] * (width - 1)]
+            elif cells:
+                cells[-1] += character
     return ["".join(rows.get(row, [])).rstrip() for row in range(app.size.height)]
 
 

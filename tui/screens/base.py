@@ -15,6 +15,7 @@ from lathe.tui.keys import Hint, flat, hint
 from lathe.tui.places import BY_MODE, Place
 from lathe.tui.views.summary import summary
 from lathe.tui.widgets.base import Canvas, Panel
+from lathe.tui.widgets.boxes import TextBox
 from lathe.tui.widgets.chrome import Banner, HintsRow, NavRow, StatusRow
 from lathe.tui.widgets.grid import Grid
 from lathe.tui.widgets.logview import LogView
@@ -41,7 +42,7 @@ TYPING_HINTS = (
 """In a text box `?` and `:` are letters."""
 
 
-class FilterRow(Input):
+class FilterRow(TextBox):
     """The filter's text box; enter keeps the filter, esc clears it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -50,7 +51,7 @@ class FilterRow(Input):
     ]
 
     def __init__(self) -> None:
-        super().__init__(placeholder="words  !not  state=running  size>4  /re/", compact=True, id="filter")
+        super().__init__(placeholder="words  !not  state=running  size>4  /re/", id="filter", classes="")
 
     def action_clear(self) -> None:
         """Show everything again."""

@@ -12,6 +12,7 @@ from lathe.tui.screens.dialogs import Dialog, buttons
 from lathe.tui.screens.forms import ChoiceBox
 from lathe.tui.text import plain
 from lathe.tui.widgets.base import Canvas, Words
+from lathe.tui.widgets.boxes import TextBox
 from lathe.tui.widgets.paint import Line, cell
 from textual import on
 from textual.app import ComposeResult
@@ -47,7 +48,7 @@ class DeleteDialog(Dialog[bool]):
         yield Words("", id="effect")
         yield Horizontal(
             Words("type to confirm", classes="label"),
-            Input(compact=True, id="phrase", classes="field"),
+            TextBox(id="phrase"),
             classes="row",
             id="phrase-row",
         )

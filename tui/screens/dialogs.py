@@ -13,6 +13,7 @@ from typing import ClassVar, Generic, TypeVar, cast
 from lathe.tui.text import line as one_line
 from lathe.tui.text import plain
 from lathe.tui.widgets.base import Look, Panel, Words
+from lathe.tui.widgets.boxes import TextBox, TextPad
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
@@ -88,7 +89,7 @@ class Confirm(Dialog[bool]):
         yield Words("\n".join(one_line(text, 300) for text in self._lines))
         if self._phrase:
             yield Words(Text.assemble("\nType ", (self._phrase, self.look.inks["accent"]), " to confirm:"))
-            yield Input(compact=True, id="phrase", classes="field")
+            yield TextBox(id="phrase")
         yield buttons(("cancel", "Cancel", False), ("yes", self._yes, True))
 
     def on_mount(self) -> None:
@@ -140,7 +141,7 @@ class Ask(Dialog[str]):
     def body(self) -> ComposeResult:
         """Label, text box, what is wrong."""
         yield Words(self._label, classes="label")
-        yield Input(self._value, compact=True, classes="field")
+        yield TextBox(self._value)
         yield Words(self._hint, id="problem", classes="quiet")
         yield Words("enter take it   esc cancel", classes="quiet")
 
@@ -171,7 +172,7 @@ class Write(Dialog[str]):
     def body(self) -> ComposeResult:
         """The text box."""
         yield Words(self._hint, classes="quiet")
-        yield TextArea(self._value, soft_wrap=True, show_line_numbers=False, compact=True, classes="field tall")
+        yield TextPad(self._value, classes="field tall")
         yield Words("ctrl+s take it   esc cancel", classes="quiet")
 
     def on_mount(self) -> None:

@@ -10,6 +10,7 @@ from lathe.tui.screens.dialogs import Check, Dialog, buttons
 from lathe.tui.text import line as one_line
 from lathe.tui.text import plain
 from lathe.tui.widgets.base import Words
+from lathe.tui.widgets.boxes import TextBox
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -41,7 +42,7 @@ class ChoiceBox(Words, can_focus=True):
     def __init__(self, choices: Sequence[str], value: str, id: str) -> None:
         self.choices = list(choices)
         self.value = value if value in choices else self.choices[0]
-        super().__init__(f"< {self.value} >", id=id, classes="field")
+        super().__init__(f"< {self.value} >", id=id)
 
     def action_turn(self, step: int) -> None:
         """Take the neighbour."""
@@ -92,7 +93,7 @@ class Form(Dialog[dict[str, str]]):
                 box: Widget = (
                     ChoiceBox(field.choices, field.value, f"f-{field.key}")
                     if field.choices
-                    else Input(field.value, compact=True, id=f"f-{field.key}", placeholder=field.hint, classes="field")
+                    else TextBox(field.value, id=f"f-{field.key}", placeholder=field.hint)
                 )
                 yield Horizontal(Words(field.label, classes="label"), box, classes="row")
         yield Words("", id="problem")

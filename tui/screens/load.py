@@ -15,6 +15,7 @@ from lathe.tui.screens.forms import ChoiceBox, number
 from lathe.tui.text import plain
 from lathe.tui.views.models import card_of
 from lathe.tui.widgets.base import Canvas, Words
+from lathe.tui.widgets.boxes import TextBox
 from lathe.tui.widgets.paint import Line, stacked, wrap
 from textual import on, work
 from textual.app import ComposeResult
@@ -25,6 +26,7 @@ from textual.widgets import Button, Input
 if TYPE_CHECKING:
     from lathe.tui.app import LatheApp
 
+_LABELS = {"context": "context", "slots": "slots", "gpu_layers": "GPU layers"}
 KV_TYPES = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "bf16", "f32")
 
 
@@ -46,25 +48,14 @@ class LoadDialog(Dialog[tuple[LoadOptions, bool]]):
     def body(self) -> ComposeResult:
         """Options, estimate, buttons."""
         longest = card_of(self._entry).context_length
-        yield Horizontal(
-            Words("context", classes="label"),
-            Input(
-                "",
-                compact=True,
-                id="context",
-                classes="field",
-                placeholder=f"engine chooses (at most {formats.tokens(longest)})",
-            ),
-            classes="row",
+        boxes = (
+            ("context", "", f"engine chooses (at most {formats.tokens(longest)})"),
+            ("slots", "4", ""),
+            ("gpu_layers", "", "as many as fit (-1 all, 0 none)"),
         )
-        yield Horizontal(
-            Words("slots", classes="label"), Input("4", compact=True, id="slots", classes="field"), classes="row"
-        )
-        yield Horizontal(
-            Words("GPU layers", classes="label"),
-            Input("", compact=True, id="gpu_layers", classes="field", placeholder="as many as fit (-1 all, 0 none)"),
-            classes="row",
-        )
+        for name, value, hint in boxes:
+            label = Words(_LABELS[name], classes="label")
+            yield Horizontal(label, TextBox(value, placeholder=hint, id=name), classes="row")
         yield Horizontal(Words("KV type", classes="label"), ChoiceBox(KV_TYPES, "f16", "kv_type"), classes="row")
         yield Words("")
         cost = Canvas(self._cost, id="cost")
@@ -89,7 +80,7 @@ class LoadDialog(Dialog[tuple[LoadOptions, bool]]):
         for name, check in checks.items():
             problem = check(values[name])
             if problem:
-                self._say(f"{name.replace('_', ' ')}: {problem}", bad=True)
+                self._say(f"{_LABELS[name]}: {problem}", bad=True)
                 return None
         kv: KvType = cast(KvType, self.query_one(ChoiceBox).value)
         layers = values["gpu_layers"]

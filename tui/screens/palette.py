@@ -9,6 +9,7 @@ from lathe.tui.commands import VERBS, Command, commands, execute, parse
 from lathe.tui.screens.dialogs import Dialog
 from lathe.tui.text import plain
 from lathe.tui.widgets.base import Words
+from lathe.tui.widgets.boxes import TextBox
 from lathe.tui.widgets.columns import Column
 from lathe.tui.widgets.grid import Grid, Row
 from textual import on
@@ -40,12 +41,8 @@ class Palette(Dialog[None]):
 
     def body(self) -> ComposeResult:
         """The text box and what it finds."""
-        yield Input(
-            self._text,
-            placeholder="an action, or: " + "  ".join(list(VERBS)[:6]) + " ...",
-            compact=True,
-            classes="field",
-        )
+        hint = "an action, or: " + "  ".join(list(VERBS)[:6]) + " ..."
+        yield TextBox(self._text, placeholder=hint)
         grid = Grid((Column("", least=20, most=200, flex=True), Column("", ">", most=10)), empty="No such action.")
         grid.can_focus = False
         yield grid

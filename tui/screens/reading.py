@@ -10,6 +10,7 @@ from lathe.tui.screens.dialogs import Dialog
 from lathe.tui.text import line as one_line
 from lathe.tui.text import paragraphs
 from lathe.tui.widgets.base import Words
+from lathe.tui.widgets.boxes import TextBox
 from lathe.tui.widgets.columns import Column
 from lathe.tui.widgets.grid import Grid, Row
 from rich.text import Text
@@ -47,7 +48,7 @@ class Choose(Dialog[str]):
 
     def body(self) -> ComposeResult:
         """A filter and the list."""
-        yield Input(placeholder="type to narrow", compact=True, classes="field")
+        yield TextBox(placeholder="type to narrow")
         yield Grid((Column("", least=12, most=60, flex=True), Column("", ">", most=40)), empty=self._empty)
 
     def on_mount(self) -> None:

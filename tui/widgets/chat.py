@@ -13,13 +13,14 @@ from typing import ClassVar, cast
 from lathe.tui.text import Cleaner, paragraphs
 from lathe.tui.text import line as one_line
 from lathe.tui.widgets.base import Look, Words
+from lathe.tui.widgets.boxes import TextPad
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.message import Message
-from textual.widgets import Markdown, TextArea
+from textual.widgets import Markdown
 from textual.widgets.markdown import MarkdownStream
 
 FLUSH_S = 0.1
@@ -137,7 +138,7 @@ class Transcript(VerticalScroll, can_focus=True):
         self.call_after_refresh(self.scroll_end, animate=False, immediate=True)
 
 
-class Prompt(TextArea):
+class Prompt(TextPad):
     """The text box of the Playground: enter sends, ctrl+j breaks the line, up and down go through what was sent."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -157,9 +158,7 @@ class Prompt(TextArea):
             self.text = text
 
     def __init__(self, *, examples: tuple[str, ...] = (), placeholder: str = "", id: str | None = None) -> None:
-        super().__init__(
-            soft_wrap=True, show_line_numbers=False, compact=True, tab_behavior="focus", placeholder=placeholder, id=id
-        )
+        super().__init__(placeholder=placeholder, id=id)
         self.recent: deque[str] = deque(examples, self.KEPT)
         self._at: int | None = None
         self._draft = ""
@@ -188,11 +187,6 @@ class Prompt(TextArea):
             self.put(completed)
         else:
             self.screen.focus_next()
-
-    def put(self, text: str) -> None:
-        """Replace the text, cursor at the end."""
-        self.text = text
-        self.move_cursor(self.document.end)
 
     def on_key(self, event: events.Key) -> None:
         """Take the keys that mean something else here than in an editor."""
