@@ -91,13 +91,16 @@ JOBS = (
 
 
 def kind_of(job: Job) -> str:
-    """`quantize`, `convert`, ..."""
-    return type(job.step).__name__.removesuffix("Step").lower()
+    """`quantize`, `convert`, ...: the word that plans use."""
+    return str(job.step.__struct_config__.tag)
 
 
 def target_of(job: Job) -> str:
-    """The model or the folders a job is about."""
-    return " ".join(job.step.roots) if isinstance(job.step, ScanStep) else job.step.model
+    """The model, the store or the folders a job is about."""
+    step = job.step
+    if isinstance(step, ScanStep):
+        return " ".join(step.roots)
+    return str(getattr(step, "model", None) or getattr(step, "store", None) or "")
 
 
 def stalled(job: Job, now: float) -> bool:
