@@ -49,6 +49,14 @@ from lathe.engine.generation import (
     check,
 )
 from lathe.engine.jobs.values import FINAL, Job, Outcome, Progress
+from lathe.engine.rag.requests import (
+    AskEvent,
+    AskRequest,
+    PassageView,
+    SearchRequest,
+    SearchResult,
+    StoreDetails,
+)
 from lathe.engine.states import (
     EngineInfo,
     Fit,
@@ -66,7 +74,9 @@ from lathe.engine.workbench import ApiKey, Finding, LogPage, ModelDetails, Setti
 from lathe.engine.worker.messages import LoadOptions
 from lathe.quantize.card import ModelCard
 from lathe.store.models import ModelEntry
+from lathe.store.rag.values import StoreStats
 from support import scripted_data as data
+from support import scripted_stores as rag
 from support import scripted_text as language
 
 SEED = 1234567
@@ -472,6 +482,41 @@ class ScriptedWorkbench:
     async def shutdown(self) -> None:
         self._enter("shutdown")
         self.lost = True
+
+    # -- RAG stores ------------------------------------------------------------------------------------------------
+    async def stores(self) -> list[StoreStats]:
+        self._enter("stores")
+        return rag.stats() if self.living else []
+
+    async def store(self, name: str) -> StoreDetails:
+        self._enter("store")
+        return rag.details(self._store(name))
+
+    async def search_store(self, request: SearchRequest) -> SearchResult:
+        self._enter("search_store", request)
+        self._store(request.store)
+        return rag.search(request)
+
+    async def ask_store(self, request: AskRequest) -> AsyncGenerator[AskEvent, None]:
+        self._enter("ask_store", request)
+        self._store(request.store)
+        for event in rag.answer(rag.search(SearchRequest(store=request.store, query=request.question, k=request.k))):
+            await asyncio.sleep(self.token_s)
+            yield event
+
+    async def passage(self, store: str, passage: int, principal: str = "local") -> PassageView:
+        self._enter("passage")
+        self._store(store)
+        for found in rag.passages():
+            if found.id == passage:
+                return rag.view(found)
+        raise MissingError(f"store {store} has no passage {passage}")
+
+    def _store(self, name: str) -> StoreStats:
+        for stats in rag.stats() if self.living else []:
+            if stats.settings.name == name:
+                return stats
+        raise MissingError(f"there is no store {name!r}", hint="`lathe rag list` shows every store")
 
     # -- inside ----------------------------------------------------------------------------------------------------
     def _enter(self, name: str, *arguments: Any) -> None:
