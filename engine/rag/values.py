@@ -105,7 +105,7 @@ class Passage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReadDocument(Protocol):
-    """How files become documents; `lathe.engine.rag.ingest.read_document` is one."""
+    """How files become documents; `lathe.engine.rag.ingest.reader.DocumentReader` is one."""
 
     def __call__(self, path: Path, limits: ReadLimits) -> Awaitable[ParsedDocument]:
         """Read one file.
