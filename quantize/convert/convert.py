@@ -26,7 +26,8 @@ from lathe.quantize.convert.rope import rope_facts
 from lathe.quantize.convert.shapes import check_shapes
 from lathe.quantize.convert.shards import GgufFiles
 from lathe.quantize.convert.stream import encoded_pieces, fault, refusing_faults
-from lathe.quantize.convert.vocabulary.choose import draft_vocabulary, settle
+from lathe.quantize.convert.vocabulary.choose import draft_vocabulary
+from lathe.quantize.convert.vocabulary.settle import settle
 from lathe.quantize.convert.writer import Encoding, Metadata, text, u32
 from lathe.quantize.gguf.header import read_header
 from lathe.quantize.progress import Report, silent
@@ -102,7 +103,11 @@ def convert_checkpoint(
         seconds=monotonic() - began,
         pre_tokenizer=vocabulary.pre,
         conformance=conformance,
-        warnings=(*_warnings(checkpoint, conformance), *(fault(name, count) for name, count in faults.items())),
+        warnings=(
+            *draft.warnings,
+            *_warnings(checkpoint, conformance),
+            *(fault(name, count) for name, count in faults.items()),
+        ),
     )
 
 

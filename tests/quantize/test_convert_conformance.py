@@ -13,7 +13,9 @@ from lathe.quantize.convert.conformance import conform as comparison
 from lathe.quantize.convert.conformance.child import Request, _try, tokenize
 from lathe.quantize.convert.conformance.conform import conform
 from lathe.quantize.convert.conformance.probe import NAUGHTY, ORDINARY
+from lathe.quantize.convert.vocabulary.model import Specials, Vocabulary
 from lathe.quantize.convert.vocabulary.pretokenizers import CANDIDATES
+from lathe.quantize.convert.vocabulary.settle import _with
 from lathe.quantize.errors import CheckpointError, QuantizeError, UnsupportedError
 from support import tokenizer_files as files
 from support.families import RECIPES
@@ -100,6 +102,38 @@ def test_a_leading_space_is_decided_by_behaviour(tmp_path: Path) -> None:
     excused = [difference.text for difference in report.conformance.naughty if difference.text in ORDINARY]
     assert excused
     assert all(text.startswith(" ") for text in excused)
+
+
+def test_a_candidates_settings_reach_the_metadata() -> None:
+    plain = Vocabulary(model="bert", tokens=[b"a"], types=[1], specials=Specials(normalizer={"lowercase": True}))
+    settings = {"pre": "qwen2", "normalizer.lowercase": False, "add_space_prefix": False}
+    facts = _with(plain, settings).metadata()
+    assert facts["tokenizer.ggml.pre"].data == "qwen2"
+    assert facts["tokenizer.ggml.normalizer.lowercase"].data is False
+    assert facts["tokenizer.ggml.add_space_prefix"].data is False
+
+
+def test_runs_of_white_space_that_are_pieces_are_matched_first(tmp_path: Path) -> None:
+    """Gemma's tokenizers have them: user-defined in tokenizer.model, first among the merges in tokenizer.json."""
+    source = RECIPES["gemma2"].write(tmp_path / "source")
+    runs = ["\n" * length for length in range(1, 13)] + ["▁" * length for length in range(2, 41)]
+    pieces = [(text, score, 4 if text in runs else kind) for text, score, kind in files.spm_pieces()]
+    first = len(pieces)
+    pieces += [(text, 0.0, 4) for text in runs if text not in {piece[0] for piece in pieces}]
+    (source / "tokenizer.model").write_bytes(files.spm_model(pieces, prefix=False))
+    document = files.spm_json(prefix=False)
+    model = document["model"]
+    model["vocab"] |= {text: first + place for place, (text, _, _) in enumerate(pieces[first:])}
+    splits = [[text[:cut], text[cut:]] for text in runs for cut in range(1, len(text))]
+    known = [pair for pair in splits if pair[0] in model["vocab"] and pair[1] in model["vocab"]]
+    model["merges"] = known + [pair for pair in model["merges"] if pair not in known]
+    (source / "tokenizer.json").write_text(json.dumps(document))
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    (source / "tokenizer_config.json").write_text(json.dumps(settings | {"added_tokens_decoder": {}}))
+    report = convert_checkpoint(source, tmp_path / "out.gguf")
+    assert report.conformance is not None
+    assert report.conformance.agrees
+    assert report.conformance.naughty == ()
 
 
 def test_texts_that_abort_llama_cpp_do_not_abort_the_comparison(tmp_path: Path) -> None:

@@ -118,6 +118,32 @@ def test_a_tokenizer_model_brings_its_own_scores(tmp_path: Path) -> None:
     assert draft.original.name == "tokenizer.model"
 
 
+def test_a_file_that_only_shares_the_name_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\n")
+    assert drafted(tmp_path, files.byte_level_bpe()).model == "gpt2"
+
+
+def test_added_tokens_without_weights_are_left_out_and_named(tmp_path: Path) -> None:
+    document = files.byte_level_bpe(specials=("<|end|>", "[LATE]"))
+    count = len(document["model"]["vocab"])
+    settings = {"eos_token": "<|end|>", "pad_token": "[LATE]"}
+    given = checkpoint(tmp_path, document, tokenizer=settings)
+    draft = draft_vocabulary(given, Hparams({"vocab_size": count + 1}, {}))
+    assert len(draft.vocabulary.tokens) == count + 1
+    assert draft.vocabulary.specials.ids == {"eos": count}
+    assert draft.warnings == ("the added token '[LATE]' has no weights and was left out",)
+
+
+def test_base_tokens_without_weights_are_refused(tmp_path: Path) -> None:
+    document = files.byte_level_bpe()
+    with pytest.raises(CheckpointError, match="vocab_size"):
+        drafted(tmp_path, document, 300)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer.model").write_bytes(files.spm_model(files.spm_pieces()))
+    with pytest.raises(CheckpointError, match="vocab_size"):
+        draft_vocabulary(checkpoint(tmp_path), Hparams({"vocab_size": 300}, {}))
+
+
 def test_wordpiece_marks_the_start_of_words(tmp_path: Path) -> None:
     vocabulary = drafted(tmp_path, files.wordpiece_json())
     assert vocabulary.model == "bert"
@@ -144,7 +170,7 @@ def specials(folder: Path, settings: dict[str, Any], config: dict[str, Any] | No
     document = files.byte_level_bpe(specials=names) | parts
     (folder / "tokenizer.json").write_text(json.dumps(document))
     given = Checkpoint(folder=folder, config=config or {}, tokenizer=settings)
-    found = read_specials(given, read_tokenizer(given))
+    found = read_specials(given, read_tokenizer(given), 10_000)
     first = len(document["model"]["vocab"])
     return Specials(
         ids={role: number - first if number >= first else number for role, number in found.ids.items()}, add=found.add

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from lathe.quantize.checkpoint import Checkpoint
 from lathe.quantize.convert.vocabulary.model import Vocabulary, encoded
 from lathe.quantize.convert.vocabulary.pretokenizers import propose
 from lathe.quantize.convert.vocabulary.source import TokenizerSource, padded_tokens
-from lathe.quantize.convert.vocabulary.specials import read_specials
 from lathe.quantize.errors import CheckpointError
 
 
-def byte_level(checkpoint: Checkpoint, source: TokenizerSource, size: int) -> Vocabulary:
+def byte_level(source: TokenizerSource, size: int) -> Vocabulary:
     """Convert a byte-level BPE; `pre` is a proposal until conformance confirms it."""
     texts, types = padded_tokens(source, size)
     return Vocabulary(
@@ -21,8 +19,6 @@ def byte_level(checkpoint: Checkpoint, source: TokenizerSource, size: int) -> Vo
         tokens=encoded(texts),
         types=types,
         merges=merge_list(source),
-        specials=read_specials(checkpoint, source),
-        chat_template=checkpoint.chat_template,
     )
 
 

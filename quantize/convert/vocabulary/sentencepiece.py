@@ -9,18 +9,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lathe.quantize.checkpoint import Checkpoint, read_json
 from lathe.quantize.convert.vocabulary.byte_level import merge_pairs
 from lathe.quantize.convert.vocabulary.model import TokenType, Vocabulary, encoded
 from lathe.quantize.convert.vocabulary.pieces import PieceModel
-from lathe.quantize.convert.vocabulary.source import (
-    AddedToken,
-    TokenizerSource,
-    added_tokens,
-    looks_special,
-    padded_tokens,
-)
-from lathe.quantize.convert.vocabulary.specials import read_specials
+from lathe.quantize.convert.vocabulary.source import AddedToken, TokenizerSource, looks_special, padded_tokens
 from lathe.quantize.convert.writer import Value, flag
 from lathe.quantize.errors import CheckpointError
 
@@ -31,7 +23,7 @@ _ADDED, _PADDING = -1000.0, -10_000.0
 """Scores of tokens that are matched before merging starts, and of placeholders."""
 
 
-def from_merges(checkpoint: Checkpoint, source: TokenizerSource, size: int) -> Vocabulary:
+def from_merges(source: TokenizerSource, size: int) -> Vocabulary:
     """Convert a BPE with byte fallback from tokenizer.json."""
     texts, types = padded_tokens(source, size)
     for number, text in enumerate(texts):
@@ -45,16 +37,12 @@ def from_merges(checkpoint: Checkpoint, source: TokenizerSource, size: int) -> V
         tokens=encoded(texts),
         types=types,
         scores=[-float(rank[text]) if text in rank else _UNMERGED for text in texts],
-        specials=read_specials(checkpoint, source),
-        chat_template=checkpoint.chat_template,
-        extra=space_prefix(source.settings, _adds_prefix(source.pipeline)),
+        extra=_space_prefix(source.settings, _adds_prefix(source.pipeline)),
     )
 
 
-def from_pieces(
-    checkpoint: Checkpoint, model: PieceModel, source: TokenizerSource | None, added: list[AddedToken], size: int
-) -> Vocabulary:
-    """Convert a tokenizer.model and the tokens that the files beside it add."""
+def from_pieces(model: PieceModel, added: list[AddedToken], settings: dict[str, Any], size: int) -> Vocabulary:
+    """Convert a tokenizer.model, the tokens that the files beside it add, and the settings of tokenizer_config.json."""
     if len(model.pieces) > size:
         raise CheckpointError(
             f"tokenizer.model has {len(model.pieces):,} pieces, config.json says vocab_size {size:,}",
@@ -65,8 +53,6 @@ def from_pieces(
     scores = [piece.score for piece in model.pieces] + [_PADDING] * len(padding)
     types = [piece.type for piece in model.pieces] + [int(TokenType.UNUSED)] * len(padding)
     for token in added:
-        if token.id >= size:
-            raise CheckpointError(f"added token {token.content!r:.60} has id {token.id}, vocab_size is {size:,}")
         texts[token.id], scores[token.id] = token.content, _ADDED
         control = token.special or looks_special(token.content)
         types[token.id] = int(TokenType.CONTROL if control else TokenType.USER_DEFINED)
@@ -78,30 +64,16 @@ def from_pieces(
         tokens=encoded(texts),
         types=types,
         scores=scores,
-        specials=read_specials(checkpoint, source),
-        chat_template=checkpoint.chat_template,
-        extra=space_prefix(checkpoint.tokenizer, model.add_prefix),
+        extra=_space_prefix(settings, model.add_prefix),
     )
 
 
-def space_prefix(settings: dict[str, Any], adds: bool) -> dict[str, Value]:
+def _space_prefix(settings: dict[str, Any], adds: bool) -> dict[str, Value]:
     """Say whether a text starts with a space of its own; nothing where llama.cpp's default (it does) is right."""
     given = settings.get("add_prefix_space")
     if isinstance(given, bool):
         return {"add_space_prefix": flag(given)}
     return {} if adds else {"add_space_prefix": flag(False)}
-
-
-def gather_added(checkpoint: Checkpoint, source: TokenizerSource | None) -> list[AddedToken]:
-    """Gather added tokens from added_tokens.json (the oldest way), then from the newer files."""
-    tokens: dict[int, AddedToken] = {}
-    if path := checkpoint.file("added_tokens.json"):
-        document = read_json(path)
-        entries = [{"id": number, "content": content} for content, number in document.items()]
-        tokens |= added_tokens({"added_tokens": entries}, {}, path)
-    if source is not None:
-        return list((tokens | source.added).values())
-    return list((tokens | added_tokens({}, checkpoint.tokenizer, checkpoint.folder)).values())
 
 
 def _adds_prefix(pipeline: dict[str, Any]) -> bool:

@@ -43,6 +43,13 @@ class TokenizerSource(msgspec.Struct, frozen=True, kw_only=True):
         """Highest id plus one."""
         return max(self.tokens, default=-1) + 1
 
+    def within(self, size: int) -> TokenizerSource:
+        """Leave out added tokens beyond `size`: some were added to a tokenizer and never to its model."""
+        added = {number: token for number, token in self.added.items() if number < size}
+        gone = self.added.keys() - added.keys()
+        tokens = {number: text for number, text in self.tokens.items() if number not in gone}
+        return msgspec.structs.replace(self, added=added, tokens=tokens)
+
 
 def read_tokenizer(checkpoint: Checkpoint) -> TokenizerSource | None:
     """Read tokenizer.json of a checkpoint; None when there is none."""
@@ -128,6 +135,15 @@ def added_tokens(document: dict[str, Any], settings: dict[str, Any], path: Path)
     for token in tokens.values():
         _identity(token.id, path)
     return tokens
+
+
+def old_added_tokens(checkpoint: Checkpoint) -> dict[int, AddedToken]:
+    """Read added_tokens.json, the oldest way to add tokens."""
+    path = checkpoint.file("added_tokens.json")
+    if path is None:
+        return {}
+    entries = [{"id": number, "content": content} for content, number in read_json(path).items()]
+    return added_tokens({"added_tokens": entries}, {}, path)
 
 
 def _identity(number: Any, path: Path) -> int:

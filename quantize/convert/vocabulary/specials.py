@@ -16,8 +16,8 @@ from lathe.quantize.convert.vocabulary.source import TokenizerSource
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
-def read_specials(checkpoint: Checkpoint, source: TokenizerSource | None) -> Specials:
-    """Gather the special tokens of a checkpoint; `source` is None without a tokenizer.json."""
+def read_specials(checkpoint: Checkpoint, source: TokenizerSource | None, size: int) -> Specials:
+    """Gather the special tokens below `size`; `source` is None without a tokenizer.json."""
     names: dict[str, Any] = {}
     add: dict[str, bool] = {}
     if checkpoint.tokenizer:
@@ -40,7 +40,7 @@ def read_specials(checkpoint: Checkpoint, source: TokenizerSource | None) -> Spe
         add = {role: flag for role in _ROLES if isinstance(flag := checkpoint.tokenizer.get(f"add_{role}_token"), bool)}
     for role in _ROLES:
         number = checkpoint.config.get(f"{role}_token_id")
-        if type(number) is int and number >= 0:
+        if type(number) is int and 0 <= number < size:
             ids.setdefault(role, number)
     normalizer = {} if source is None else dict(_normalizer_flags(source.pipeline.get("normalizer")))
     return Specials(ids=ids, add=add, normalizer=normalizer)

@@ -6,10 +6,8 @@ import base64
 import binascii
 from typing import Any
 
-from lathe.quantize.checkpoint import Checkpoint
 from lathe.quantize.convert.vocabulary.model import TokenType, Vocabulary, encoded
 from lathe.quantize.convert.vocabulary.source import TokenizerSource, padded_tokens
-from lathe.quantize.convert.vocabulary.specials import read_specials
 from lathe.quantize.convert.writer import Value, array, flag
 from lathe.quantize.errors import CheckpointError
 from lathe.quantize.gguf.types import ValueType
@@ -17,7 +15,7 @@ from lathe.quantize.gguf.types import ValueType
 _PADDING = -10_000.0
 
 
-def unigram(checkpoint: Checkpoint, source: TokenizerSource, size: int) -> Vocabulary:
+def unigram(source: TokenizerSource, size: int) -> Vocabulary:
     """Convert a Unigram tokenizer from tokenizer.json."""
     texts, types = padded_tokens(source, size)
     scores = [_PADDING] * size
@@ -37,8 +35,6 @@ def unigram(checkpoint: Checkpoint, source: TokenizerSource, size: int) -> Vocab
         tokens=encoded(texts),
         types=types,
         scores=scores,
-        specials=read_specials(checkpoint, source),
-        chat_template=checkpoint.chat_template,
         extra=extra,
     )
 

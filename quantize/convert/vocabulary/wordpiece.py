@@ -5,13 +5,11 @@ llama.cpp marks the other end: a piece that starts a word begins with `▁`, a c
 
 from __future__ import annotations
 
-from lathe.quantize.checkpoint import Checkpoint
 from lathe.quantize.convert.vocabulary.model import TokenType, Vocabulary, encoded
 from lathe.quantize.convert.vocabulary.source import TokenizerSource, padded_tokens
-from lathe.quantize.convert.vocabulary.specials import read_specials
 
 
-def wordpiece(checkpoint: Checkpoint, source: TokenizerSource, size: int) -> Vocabulary:
+def wordpiece(source: TokenizerSource, size: int) -> Vocabulary:
     """Convert a WordPiece tokenizer."""
     prefix = source.model.get("continuing_subword_prefix") or "##"
     texts, types = padded_tokens(source, size)
@@ -25,6 +23,4 @@ def wordpiece(checkpoint: Checkpoint, source: TokenizerSource, size: int) -> Voc
         model="bert",
         tokens=encoded([marked(text, kind) for text, kind in zip(texts, types, strict=True)]),
         types=types,
-        specials=read_specials(checkpoint, source),
-        chat_template=checkpoint.chat_template,
     )
