@@ -58,7 +58,8 @@ class StoreLock:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._owner = path.with_name(f"{path.name}.owner")
-        self._lock = FileLock(path.with_name(f"{path.name}.lock"), mode=0o600)
+        # Not per thread: a store is often opened in one thread and closed in another.
+        self._lock = FileLock(path.with_name(f"{path.name}.lock"), mode=0o600, thread_local=False)
 
     def acquire(self, now: float, *, allow_network: bool = False) -> Holder | None:
         """Take the lock, or raise StoreLocked with the holder's name.

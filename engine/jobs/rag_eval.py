@@ -36,7 +36,7 @@ async def run(step: RagEvalStep, context: ServiceContext) -> Outcome:
         measured, figures = await _beir(step, Path(step.beir), home, context)
     else:
         measured, figures = await _golden(step, step.store or "", home, context)
-    rows = tuple({"mode": one.mode, **one.figures} for one in measured)
+    rows: tuple[dict[str, Figure], ...] = tuple({"mode": one.mode, **one.figures} for one in measured)
     for one in measured:
         figures |= {f"{one.mode}.{name}": value for name, value in one.figures.items()}
     if measured:

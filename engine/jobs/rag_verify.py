@@ -31,5 +31,7 @@ async def run(step: RagVerifyStep, context: ServiceContext) -> Outcome:
         "problems": len(verdict.problems), "documents": verdict.documents, "passages": verdict.passages,
         "vectors": verdict.vectors, "pending": verdict.pending, "damaged_documents": len(damaged),
     }  # fmt: skip
-    rows = tuple({"table": p.table, "row": p.row, "what": p.what} for p in verdict.problems)
+    rows: tuple[dict[str, Figure], ...] = tuple(
+        {"table": p.table, "row": p.row, "what": p.what} for p in verdict.problems
+    )
     return Outcome(figures=figures, rows=rows, exit=int(ExitCode.OK if verdict.sound else ExitCode.NEGATIVE))

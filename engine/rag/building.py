@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -141,9 +142,7 @@ class Builder:
     async def _read_all(self, found: Sequence[Found], version: int) -> None:
         known: dict[str, tuple[int, int, str]] = {}
         for source in {file.source for file in found}:
-            known |= await asyncio.to_thread(
-                lambda source=source: self._store.read(lambda db: documents.known(db, shown(source)))
-            )
+            known |= await asyncio.to_thread(self._store.read, partial(documents.known, source=shown(source)))
         slots = asyncio.Semaphore(READERS)
 
         async def one(file: Found) -> None:
@@ -207,13 +206,13 @@ class Builder:
     def _forget_gone(self, found: Sequence[Found], sources: Sequence[str], version: int) -> None:
         here = {file.name for file in found}
         for source in sources:
-            stored = self._store.read(lambda db, source=source: documents.known(db, shown(source)))  # type: ignore[misc]
+            stored = self._store.read(partial(documents.known, source=shown(source)))
             for name in sorted(stored.keys() - here):
-                self._store.write(lambda db, name=name: documents.remove(db, name, version))  # type: ignore[misc]
+                self._store.write(partial(documents.remove, path=name, version=version))
         prefixes = tuple(source_names(sources).values())
         for error in self._store.read(documents.failures):
             if error.path not in here and error.path.startswith(prefixes):
-                self._store.write(lambda db, path=error.path: documents.remove(db, path, version))  # type: ignore[misc]
+                self._store.write(partial(documents.remove, path=error.path, version=version))
 
     # -- embedding -----------------------------------------------------------------------------------------------
     async def _embed(self, number: int) -> None:
@@ -222,9 +221,8 @@ class Builder:
             async with self._moved:
                 await self._moved.wait_for(lambda: not self._reading or self._pending >= WINDOW)
                 reading = self._reading
-            rows = await asyncio.to_thread(
-                lambda after=after: self._store.read(lambda db: columns.missing(db, number, after, WINDOW))
-            )
+            missing = partial(columns.missing, number=number, after=after, limit=WINDOW)
+            rows = await asyncio.to_thread(self._store.read, missing)
             if not rows:
                 if not reading:
                     return

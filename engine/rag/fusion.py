@@ -39,7 +39,8 @@ def marginal_relevance(relevance: Sequence[float], vectors: np.ndarray[Any, Any]
     spread = float(values.max() - values.min()) if len(values) else 0.0
     scaled = (values - values.min()) / spread if spread else np.ones_like(values)
     similar = np.zeros(len(values))
-    left, chosen = list(range(len(values))), []
+    left = list(range(len(values)))
+    chosen: list[int] = []
     while left and len(chosen) < k:
         picked = max(left, key=lambda i: (trade * scaled[i] - (1 - trade) * similar[i], -i))
         chosen.append(picked)

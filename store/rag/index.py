@@ -32,7 +32,7 @@ class IndexState(msgspec.Struct, frozen=True):
 
 def available(db: Connection) -> bool:
     """Tell whether sqlite-vec is loaded into this connection."""
-    return db.execute("SELECT count(*) FROM pragma_module_list WHERE name = 'vec0'").fetchone()[0] > 0
+    return bool(db.execute("SELECT count(*) FROM pragma_module_list WHERE name = 'vec0'").fetchone()[0])
 
 
 def state(db: Connection, number: int) -> IndexState | None:

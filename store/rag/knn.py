@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lathe.store.errors import StoreError
@@ -152,7 +153,7 @@ def calibrate(store: RagStore, queries: int = 100, seed: int = 0) -> Prefilter |
     ranks: list[int] = []
     for query, own, nearest in zip(matrix, ids, truth, strict=True):
         order = resident.candidates(query, FACTORS[-1] * 10)
-        vectors = store.read(lambda db, order=order: columns.read(db, column.number, order))  # type: ignore[misc]
+        vectors = store.read(partial(columns.read, number=column.number, passages=order))
         ranks += _needed(resident, query, vectors, [passage for passage in nearest if passage != own][:10])
     recalls = {factor: sum(rank <= factor * 10 for rank in ranks) / len(ranks) for factor in FACTORS}
     factor = next((factor for factor in FACTORS if recalls[factor] >= GOAL), FACTORS[-1])

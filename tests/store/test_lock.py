@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,3 +121,12 @@ def test_a_failed_opening_gives_the_lock_back(tmp_path: Path) -> None:
             Database.open(path)
     path.unlink()
     Database.open(path).close()
+
+
+def test_a_store_opened_in_one_thread_is_let_go_by_another(tmp_path: Path) -> None:
+    opened: list[Database] = []
+    thread = threading.Thread(target=lambda: opened.append(Database.open(tmp_path / "lathe.db")))
+    thread.start()
+    thread.join()
+    opened[0].close()
+    Database.open(tmp_path / "lathe.db").close()

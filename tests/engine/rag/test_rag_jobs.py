@@ -1,0 +1,121 @@
+"""Stores through the engine itself: build, list, query, verify, refuse, as jobs of a real workbench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lathe.engine.errors import MissingError, PolicyError, UsageError
+from lathe.engine.jobs.values import Job
+from lathe.engine.local import LocalWorkbench
+from lathe.engine.paths import Home
+from lathe.engine.rag.requests import SearchRequest
+from lathe.engine.steps import RagBuildStep, RagEvalStep, RagQueryStep, RagVerifyStep, Step
+from lathe.store.rag import questions
+from lathe.store.rag.store import RagStore
+from lathe.store.rag.values import Question, Relevant
+
+
+@pytest.fixture
+async def workbench(home: Path):
+    opened = await LocalWorkbench.open(Home(home))
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "vpn.md").write_text("# VPN\n\nReset the token in the portal.\n\n## Validity\n\nEight hours.\n")
+    (folder / "notes.txt").write_text("The scheduler batches prompts.\n")
+    (folder / "empty.md").write_bytes(b"")
+    return folder
+
+
+async def run(workbench: LocalWorkbench, step: Step) -> Job:
+    return await workbench.wait((await workbench.submit(step)).id)
+
+
+async def test_the_life_of_a_store(workbench: LocalWorkbench, folder: Path, home: Path) -> None:
+    job = await run(workbench, RagBuildStep(store="docs", sources=(str(folder),), words_only=True))
+    assert job.failure is None and job.outcome is not None
+    assert job.outcome.figures["documents"] == 2 and job.outcome.figures["failed"] == 1
+    [row] = job.outcome.rows
+    assert row["path"] == "docs/empty.md"
+
+    [stats] = await workbench.stores()
+    assert (stats.settings.name, stats.documents) == ("docs", 2)
+    details = await workbench.store("docs")
+    assert [document.path for document in details.documents] == ["docs/notes.txt", "docs/vpn.md"]
+    assert details.versions[0].added == 2 and details.errors
+
+    result = await workbench.search_store(SearchRequest(store="docs", query="reset the token"))
+    assert result.mode == "bm25" and result.note
+    hit = result.hits[0].passage
+    assert hit.path == "docs/vpn.md" and "Reset the token" in hit.text
+    view = await workbench.passage("docs", hit.id)
+    assert view.text[view.start : view.end] == hit.text and view.source == str(folder)
+
+    (folder / "vpn.md").unlink()
+    refreshed = await run(workbench, RagBuildStep(store="docs", words_only=True))
+    assert refreshed.outcome is not None and refreshed.outcome.figures["removed"] == 1
+    asked = await run(workbench, RagQueryStep(store="docs", questions=("scheduler", "token"), mode="bm25"))
+    assert asked.outcome is not None and asked.outcome.figures["passages"] == 1
+    verified = await run(workbench, RagVerifyStep(store="docs"))
+    assert verified.outcome is not None and verified.outcome.exit == 0
+
+    with RagStore.open(home / "stores" / "docs.db") as store:
+        question = Question(id="q", text="prompts", relevant=(Relevant("docs/notes.txt"),))
+        store.write(lambda db: questions.put(db, question))
+    measured = await run(workbench, RagEvalStep(store="docs"))
+    assert measured.outcome is not None and measured.outcome.figures["ndcg@10"] == 1.0
+
+
+async def test_a_damaged_store_is_an_honest_no(workbench: LocalWorkbench, folder: Path, home: Path) -> None:
+    await run(workbench, RagBuildStep(store="docs", sources=(str(folder),), words_only=True))
+    with RagStore.open(home / "stores" / "docs.db") as store:
+        store.write(lambda db: db.execute("UPDATE passages SET text = 'x' || text WHERE id = 1") and None)
+    job = await run(workbench, RagVerifyStep(store="docs"))
+    assert job.outcome is not None and job.outcome.exit == 1 and job.outcome.figures["damaged_documents"] == 1
+
+
+async def test_one_writer_at_a_time(workbench: LocalWorkbench, folder: Path, home: Path) -> None:
+    await run(workbench, RagBuildStep(store="docs", sources=(str(folder),), words_only=True))
+    with RagStore.open(home / "stores" / "docs.db"):
+        job = await run(workbench, RagBuildStep(store="docs", words_only=True))
+        assert job.failure is not None and job.failure.code == "E_STORE_LOCKED" and job.failure.exit == 75
+        assert (await workbench.search_store(SearchRequest(store="docs", query="scheduler"))).hits
+
+
+async def test_access_lists_keep_others_out(workbench: LocalWorkbench, folder: Path, home: Path) -> None:
+    import msgspec
+
+    await run(workbench, RagBuildStep(store="docs", sources=(str(folder),), words_only=True))
+    with RagStore.open(home / "stores" / "docs.db") as store:
+        store.change_settings(msgspec.structs.replace(store.settings(), access=("ops",)))
+    for principal in ("local", "ops"):
+        assert (await workbench.search_store(SearchRequest(store="docs", query="token", principal=principal))).hits
+    with pytest.raises(PolicyError):
+        await workbench.search_store(SearchRequest(store="docs", query="token", principal="eve"))
+
+
+async def test_what_is_not_there_or_no_name_is_refused(workbench: LocalWorkbench) -> None:
+    with pytest.raises(MissingError):
+        await workbench.store("nothing")
+    with pytest.raises(UsageError):
+        await workbench.search_store(SearchRequest(store="../../etc/passwd", query="x"))
+    for step, code in (
+        (RagBuildStep(store="../up", sources=("/tmp",)), "E_USAGE"),
+        (RagBuildStep(store="new"), "E_USAGE"),
+        (RagVerifyStep(store="none"), "E_NOT_FOUND"),
+        (RagEvalStep(), "E_USAGE"),
+    ):
+        job = await run(workbench, step)
+        assert job.failure is not None and job.failure.code == code, job.failure
+
+
+async def test_builds_are_never_taken_for_done(workbench: LocalWorkbench, folder: Path) -> None:
+    step = RagBuildStep(store="docs", sources=(str(folder),), words_only=True)
+    await run(workbench, step)
+    assert await workbench.previous(step) is None
