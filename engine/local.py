@@ -25,6 +25,8 @@ from lathe.engine.bus import Bus
 from lathe.engine.catalogue.catalogue import Catalogue
 from lathe.engine.catalogue.hashing import Hasher
 from lathe.engine.errors import LatheError, MissingError, UsageError
+from lathe.engine.evals.desk import EvalDesk
+from lathe.engine.evals.results import TOLERANCE, Comparison, EvalRun, Record, ReportStyle, SuiteInfo
 from lathe.engine.events import Event, LogLine, ModelsChanged, SettingsChanged, WorkerChanged
 from lathe.engine.generation import (
     Delta,
@@ -59,6 +61,7 @@ from lathe.engine.worker.pool import ModelPool
 from lathe.engine.worker.supervisor import Supervisor
 from lathe.quantize.artefact import collect_parts
 from lathe.store.database import Database
+from lathe.store.evals import Review
 from lathe.store.keys import KeyRing, StoredKey
 from lathe.store.models import ModelEntry
 from lathe.store.rag.values import StoreStats
@@ -98,6 +101,7 @@ class LocalWorkbench:
         lanes: dict[Lane, int] = {"cpu": settings.general.jobs_cpu, "gpu": 1, "io": 2}
         self._runner = JobRunner(home, StoredJobs(database), _Setting(self), self._publish, lanes)
         self._keys = KeyRing(database)
+        self._evals = EvalDesk(home)
         self._stores = Stores(home.stores, self)
         self._server: HttpServer | None = None
 
@@ -135,6 +139,7 @@ class LocalWorkbench:
         """Stop every service; running jobs become resumable."""
         async with AsyncExitStack() as ends:
             ends.callback(self._database.close)
+            ends.callback(self._evals.close)
             ends.callback(self._journal.close)
             ends.callback(logging.getLogger("lathe").removeHandler, self._handler)
             if self._hasher is not None:
@@ -387,6 +392,52 @@ class LocalWorkbench:
     async def passage(self, store: str, passage: int, principal: str = "local") -> PassageView:
         """A passage in its surroundings."""
         return await self._stores.passage(store, passage, principal)
+
+    # -- evals ---------------------------------------------------------------------------------------------------
+    @property
+    def evals(self) -> EvalDesk:
+        """The memory of evals, for services."""
+        return self._evals
+
+    async def eval_suites(self) -> list[SuiteInfo]:
+        """Suites with a name."""
+        return await self._evals.suites()
+
+    async def eval_runs(self, limit: int = 100, suite: str | None = None) -> list[EvalRun]:
+        """Runs, newest first."""
+        return await self._evals.book.runs(limit, suite)
+
+    async def eval_run(self, reference: str) -> EvalRun:
+        """One run."""
+        return await self._evals.book.run(reference)
+
+    async def eval_records(self, reference: str, after: int = 0, limit: int = 200) -> list[Record]:
+        """Cases of a run, a page at a time."""
+        return await self._evals.records(reference, after, limit)
+
+    async def eval_compare(self, baseline: str, reference: str, tolerance: float = TOLERANCE) -> Comparison:
+        """Two runs side by side."""
+        return await self._evals.compare(baseline, reference, tolerance)
+
+    async def eval_report(self, reference: str, style: ReportStyle, baseline: str | None = None) -> str:
+        """A run as a document."""
+        return await self._evals.report(reference, style, baseline)
+
+    async def set_baseline(self, name: str, reference: str | None) -> EvalRun | None:
+        """Let a name stand for a finished run."""
+        return await self._evals.book.set_baseline(name, reference)
+
+    async def remove_eval_run(self, reference: str) -> EvalRun:
+        """Forget a run with its cases."""
+        return await self._evals.book.remove(reference)
+
+    async def review(self, review: Review) -> Review:
+        """Keep a judgement of an answer."""
+        return await self._evals.review(review)
+
+    async def reviews(self, subject: str | None = None) -> list[Review]:
+        """Judgements, oldest first."""
+        return await self._evals.reviews(subject)
 
     # -- the HTTP API --------------------------------------------------------------------------------------------
     async def start_server(self, options: ServerOptions) -> ServerState:

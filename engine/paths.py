@@ -2,6 +2,7 @@
 
     $LATHE_HOME/            or the platform's user data folder
       lathe.db              registry, jobs, runs, requests, samples
+      evals.db  suites/     eval runs with their answers; suites of this workspace
       models/               what Lathe made
       stores/               one SQLite file per RAG store
       runs/  jobs/  logs/   reports, checkpoints of jobs, logs
@@ -59,6 +60,16 @@ class Home:
     def runs(self) -> Path:
         """Reports of batch runs."""
         return self.root / "runs"
+
+    @property
+    def evals(self) -> Path:
+        """Eval runs with their prompts and answers."""
+        return self.root / "evals.db"
+
+    @property
+    def suites(self) -> Path:
+        """Eval suites of this workspace."""
+        return self.root / "suites"
 
     @property
     def logs(self) -> Path:

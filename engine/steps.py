@@ -251,7 +251,51 @@ class RagVerifyStep(_Step, frozen=True, kw_only=True, tag="rag-verify"):
     """Make every index again from the vectors and passages first."""
 
 
+class EvalStep(_Step, frozen=True, kw_only=True, tag="eval"):
+    """Run an eval suite on a model; an unfinished run of the same questions is gone on with."""
+
+    suite: str
+    """Name of a shipped suite or one of the workspace, or path of a suite file."""
+    model: str
+    variables: dict[str, str | int | float | bool] = {}
+    """In place of the suite's own."""
+    limit: Positive | None = None
+    """Cases per task."""
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] | None = None
+    tags: tuple[str, ...] = ()
+    """Only cases with one of these."""
+    skip_bad: bool = False
+    """Leave unusable cases out instead of running none."""
+    options: LoadOptions | None = None
+    concurrency: Annotated[int, Meta(ge=1, le=256)] = 8
+    """Cases asked at once."""
+    cache: bool = True
+    """Use answers that were given before to the same question by the same model."""
+    fresh: bool = False
+    """Begin anew even where an unfinished run could be gone on with."""
+    baseline_name: str | None = None
+    """Let this name stand for the run from now on."""
+    reports: tuple[str, ...] = ()
+    """Paths; the suffix chooses: .html, .md, .json, .jsonl, .xml (JUnit)."""
+
+
+class GateStep(_Step, frozen=True, kw_only=True, tag="gate"):
+    """Hold an eval run against gates and a baseline; exit 1 where one is missed."""
+
+    of: str
+    """The run: `e-12`, a baseline's name, `SUITE@MODEL`, or `${ID.figures.run}` in a plan."""
+    baseline: str | None = None
+    gates: tuple[str, ...] = ()
+    """None: the suite's, and against a baseline that nothing got worse."""
+    waivers: str | None = None
+    """Path of a YAML list of waivers."""
+    tolerance: Annotated[float, Meta(ge=0, le=1)] = 0.01
+    """Share of the baseline's figure that a loss must surely exceed."""
+    reports: tuple[str, ...] = ()
+
+
 Step = (
     ScanStep | VerifyStep | ConvertStep | QuantizeStep | PerplexityStep | KldStep | ImatrixStep | BenchStep | ServeStep
     | GenerateStep | RagBuildStep | RagReembedStep | RagQueryStep | RagAskStep | RagEvalStep | RagVerifyStep
+    | EvalStep | GateStep
 )  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import msgspec
 from lathe.engine.errors import Failure
+from lathe.engine.evals.results import TOLERANCE, Comparison, EvalRun, Record, ReportStyle, SuiteInfo
 from lathe.engine.events import Event
 from lathe.engine.generation import (
     Delta,
@@ -31,6 +32,7 @@ from lathe.engine.steps import Step
 from lathe.engine.telemetry.sample import Sample
 from lathe.engine.worker.messages import LoadOptions
 from lathe.quantize.card import ModelCard
+from lathe.store.evals import Review
 from lathe.store.models import ModelEntry
 from lathe.store.rag.values import StoreStats
 
@@ -205,6 +207,37 @@ class Workbench(Protocol):
 
     async def passage(self, store: str, passage: int, principal: str = "local") -> PassageView:
         """A passage in its surroundings: what a citation opens."""
+
+    # -- evals ---------------------------------------------------------------------------------------------------
+    async def eval_suites(self) -> list[SuiteInfo]:
+        """Suites with a name: shipped ones and the workspace's."""
+
+    async def eval_runs(self, limit: int = 100, suite: str | None = None) -> list[EvalRun]:
+        """Runs of suites, newest first."""
+
+    async def eval_run(self, reference: str) -> EvalRun:
+        """One run by id, by a baseline's name, or `SUITE@MODEL` for the newest finished one."""
+
+    async def eval_records(self, reference: str, after: int = 0, limit: int = 200) -> list[Record]:
+        """Cases of a run with prompt, answer and judgement, a page at a time."""
+
+    async def eval_compare(self, baseline: str, reference: str, tolerance: float = TOLERANCE) -> Comparison:
+        """Two runs side by side: cases fixed and broken, figures with noise told from difference."""
+
+    async def eval_report(self, reference: str, style: ReportStyle, baseline: str | None = None) -> str:
+        """A run as a document, with its gates."""
+
+    async def set_baseline(self, name: str, reference: str | None) -> EvalRun | None:
+        """Let a name stand for a finished run; None forgets the name."""
+
+    async def remove_eval_run(self, reference: str) -> EvalRun:
+        """Forget a run with its cases."""
+
+    async def review(self, review: Review) -> Review:
+        """Keep a judgement of an answer."""
+
+    async def reviews(self, subject: str | None = None) -> list[Review]:
+        """Judgements, oldest first."""
 
     # -- the HTTP API --------------------------------------------------------------------------------------------
     async def start_server(self, options: ServerOptions) -> ServerState:

@@ -14,6 +14,7 @@ from lathe.engine.evals.values import Item, Response, Task
 from lathe.engine.jobs.values import Figure
 
 Statistics = tuple[float, ...]
+ReportStyle = Literal["markdown", "html", "json", "junit", "jsonl"]
 CONFIDENCE = 0.95
 TOLERANCE = 0.01
 """Share of the baseline's figure that a difference must surely exceed to be material."""

@@ -49,6 +49,8 @@ KINDS: dict[type, Kind] = {
     steps.RagQueryStep: Kind(target="rag_query:run", service=True, lane="io", reusable=False),
     steps.RagAskStep: Kind(target="rag_ask:run", service=True, reusable=False),
     steps.RagEvalStep: Kind(target="rag_eval:run", service=True, reusable=False),
+    steps.EvalStep: Kind(target="eval:run", service=True, reusable=False),
+    steps.GateStep: Kind(target="eval_gate:run", service=True, lane="io", reusable=False),
     steps.RagVerifyStep: Kind(target="rag_verify:run", service=True, lane="io", reusable=False),
 }
 
@@ -82,6 +84,10 @@ def title_of(step: steps.Step, names: Mapping[str, str] = {}) -> str:
             return f"{subject} -> {kind}"
         case steps.ScanStep(roots=roots):
             return ", ".join(roots) or "standard places"
+        case steps.EvalStep(suite=suite):
+            return f"{suite.rsplit('/', 1)[-1]} on {subject}"
+        case steps.GateStep(of=of, baseline=baseline):
+            return f"{of} against {baseline}" if baseline else of
         case steps.RagEvalStep(store=store, beir=beir):
             return store or (beir or "").rstrip("/").rsplit("/", 1)[-1]
         case steps.RagBuildStep(store=store) | steps.RagReembedStep(store=store) | steps.RagQueryStep(store=store):

@@ -9,16 +9,25 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Protocol
 
+from lathe.engine.evals.desk import EvalDesk
 from lathe.engine.jobs.values import Progress
 from lathe.engine.workbench import Workbench
+
+
+class EngineWorkbench(Workbench, Protocol):
+    """The workbench as services see it: with what never travels to a front."""
+
+    @property
+    def evals(self) -> EvalDesk:
+        """The memory of evals, for writing."""
 
 
 class ServiceContext:
     """Progress, log and the workbench, for one running service step."""
 
-    def __init__(self, workbench: Workbench, log: Path, report: Callable[[Progress], Awaitable[None]]) -> None:
+    def __init__(self, workbench: EngineWorkbench, log: Path, report: Callable[[Progress], Awaitable[None]]) -> None:
         self.workbench = workbench
         self._path = log
         self._report = report

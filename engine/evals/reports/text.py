@@ -139,6 +139,11 @@ def as_json(
     return json.dumps(known | {"figures": _finite(run.figures())}, ensure_ascii=False, indent=2, default=str) + "\n"
 
 
+def as_lines(records: list[Record]) -> str:
+    """One JSON line per answer."""
+    return "".join(msgspec.json.encode(record).decode() + "\n" for record in records)
+
+
 def _finite(figures: dict[str, object]) -> dict[str, object]:
     """JSON has no infinities: what is not finite is unknown."""
     return {

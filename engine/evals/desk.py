@@ -1,0 +1,92 @@
+"""`EvalDesk`: what the engine offers about evals, behind the workbench.
+
+Joins the book (store), the catalogue of suites, comparison, gates and reports; running is a job. Invariant: nothing
+here asks a model anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from lathe.engine.evals.book import EvalBook
+from lathe.engine.evals.results import TOLERANCE, Comparison, EvalRun, Record, ReportStyle, SuiteInfo, Verdict
+from lathe.engine.paths import Home
+from lathe.store.evals import Review
+
+MAX_PAGE = 1000
+"""Records in one answer; the rest is asked for by `after`."""
+
+
+class EvalDesk:
+    """Suites, runs, comparisons and reports of one workspace."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self.book = EvalBook(home.evals)
+
+    @property
+    def suites_folder(self) -> Path:
+        """Where the workspace keeps suites of its own."""
+        return self._home.suites
+
+    def close(self) -> None:
+        """Let go of the store."""
+        self.book.close()
+
+    async def suites(self) -> list[SuiteInfo]:
+        """Every suite with a name."""
+        from lathe.engine.evals.shipped import catalogue
+
+        return await asyncio.to_thread(catalogue, self._home.suites)
+
+    async def records(self, reference: str, after: int, limit: int) -> list[Record]:
+        """A page of a run's cases."""
+        run = await self.book.run(reference)
+        return await self.book.records(run, after, min(limit, MAX_PAGE))
+
+    async def compare(self, baseline: str, reference: str, tolerance: float = TOLERANCE) -> Comparison:
+        """A run against its baseline."""
+        from lathe.engine.evals.compare import compare
+
+        base, other = await self.book.run(baseline), await self.book.run(reference)
+        before, after = await self.book.records(base), await self.book.records(other)
+        return await asyncio.to_thread(compare, base, before, other, after, tolerance)
+
+    async def report(
+        self, reference: str, style: ReportStyle, baseline: str | None = None, verdict: Verdict | None = None
+    ) -> str:
+        """A run as a document, compared where a baseline is named, with its gates."""
+        from lathe.engine.evals.verdict import decide
+
+        comparison = await self.compare(baseline, reference) if baseline else None
+        run = await self.book.run(reference)
+        records = await self.book.records(run)
+        decided = verdict or await asyncio.to_thread(decide, run, comparison)
+        return await asyncio.to_thread(_render, style, run, records, comparison, decided)
+
+    async def review(self, review: Review) -> Review:
+        """Keep a judgement."""
+        return await self.book.review(review)
+
+    async def reviews(self, subject: str | None) -> list[Review]:
+        """Judgements, oldest first."""
+        return await self.book.reviews(subject)
+
+
+def _render(
+    style: ReportStyle, run: EvalRun, records: Sequence[Record], comparison: Comparison | None, verdict: Verdict
+) -> str:
+    from lathe.engine.evals.reports import html, text
+
+    rows = list(records)
+    if style == "markdown":
+        return text.markdown(run, comparison, verdict)
+    if style == "html":
+        return html.page(run, rows, comparison, verdict)
+    if style == "junit":
+        return text.junit(run, rows, comparison, verdict)
+    if style == "jsonl":
+        return text.as_lines(rows)
+    return text.as_json(run, rows, comparison, verdict)
