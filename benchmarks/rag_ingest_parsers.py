@@ -164,9 +164,8 @@ def main() -> None:
         folder, log = Path(temporary) / "docs", Path(temporary) / "log"
         size = write_corpus(folder, given.files)
         print(f"\n{given.files:,} Markdown files, {size / 1e6:.1f} MB:\n")
-        print(
-            "| end to end | files | s | CPU ms/file | files/s | passages of 1,000 characters/s |\n|---|---|---|---|---|---|"
-        )
+        print("| end to end | files | s | CPU ms/file | files/s | passages of 1,000 characters/s |")
+        print("|---|---|---|---|---|---|")
         known = asyncio.run(end_to_end(folder, log))
         asyncio.run(again(folder, log, known, trust_times=True))
         asyncio.run(again(folder, log, known, trust_times=False))

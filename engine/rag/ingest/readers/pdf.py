@@ -1,4 +1,4 @@
-"""PDF through pypdf: page by page, paragraphs from its layout, headings from the document's outline.
+"""PDF through pypdf, long ones through PDFium: page by page, with headings from the document's outline.
 
 Invariant: one broken page costs that page. Streams are unpacked under pypdf's own limits, which are set lower here;
 what runs away all the same meets the limits of the process.
@@ -13,12 +13,16 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from lathe.engine.rag.ingest.errors import DocumentError, Encrypted, NoText, TooMuch
+from lathe.engine.rag.ingest.errors import DocumentError, Encrypted, NeedsLibrary, NoText, TooMuch
 from lathe.engine.rag.ingest.readers.base import Notes, Outline, Source, library, too_much_text
 from lathe.engine.rag.values import Piece
 
 MAX_PAGES = 20_000
 _MAX_HEADINGS = 20_000
+_LONG = 50
+"""Pages from which PDFium reads instead of pypdf."""
+_PDFIUM_HYPHEN = re.compile("[\x02\ufffe]\n?")
+"""What PDFium puts where a word is cut at the end of a line, instead of hyphen and line end."""
 _STREAM_BYTES = 48 * 1024 * 1024
 """What one stream may unpack to; a page of text needs a thousandth of it."""
 _REPEATED_SHARE = 0.6
@@ -53,9 +57,9 @@ def read_pdf(source: Source, notes: Notes) -> Iterator[Piece]:
     headings = _headings(reader, notes)
     texts: list[str] = []
     room = notes.limits.output_chars
-    for number in range(count):
-        texts.append(_page_text(reader, number, notes))
-        room -= len(texts[-1])
+    for text in _texts(reader, count, source, notes):
+        texts.append(text)
+        room -= len(text)
         if room < 0:
             raise too_much_text(notes.limits.output_chars)
     running = _running_lines(texts)
@@ -98,6 +102,42 @@ def _count(reader: Any) -> int:
     if not count:
         raise NoText("the PDF has no pages")
     return int(count)
+
+
+def _texts(reader: Any, count: int, source: Source, notes: Notes) -> Iterator[str]:
+    """The text of every page. pypdf reads a page in some 20 ms, PDFium in one: a book would meet the time limit."""
+    if count >= _LONG:
+        try:
+            pdfium = library("pypdfium2")
+        except NeedsLibrary:
+            pass
+        else:
+            yield from _by_pdfium(pdfium, source, notes)
+            return
+    for number in range(count):
+        yield _page_text(reader, number, notes)
+
+
+def _by_pdfium(pdfium: Any, source: Source, notes: Notes) -> Iterator[str]:
+    notes.parser = f"{notes.parser}, pypdfium2 {pdfium.version.PYPDFIUM_INFO}"
+    source.file.seek(0)
+    try:
+        with pdfium.PdfDocument(source.file) as document:
+            for number in range(len(document)):
+                yield _pdfium_page(pdfium, document, number, notes)
+    except pdfium.PdfiumError as error:
+        raise DocumentError(f"the PDF cannot be opened: {error}") from error
+
+
+def _pdfium_page(pdfium: Any, document: Any, number: int, notes: Notes) -> str:
+    try:
+        page = document[number]
+        text = page.get_textpage().get_text_bounded()
+        page.close()  # and its text with it
+    except pdfium.PdfiumError as error:
+        notes.skip(f"page {number + 1}: {error}")
+        return ""
+    return _PDFIUM_HYPHEN.sub("-\n", str(text).replace("\r\n", "\n"))
 
 
 def _page_text(reader: Any, number: int, notes: Notes) -> str:
@@ -180,6 +220,8 @@ def _without(text: str, running: frozenset[str]) -> str:
     if not running:
         return text
     lines = text.split("\n")
+    if sum(1 for line in lines if line.strip()) < 3:
+        return text  # a form or a label: its one line may be what differs by a number
     edges = {line for line in _edges(text) if _key(line) in running}
     kept = [line for place, line in enumerate(lines) if not (line in edges and (place < 3 or place >= len(lines) - 3))]
     return "\n".join(kept)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.message
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,46 @@ def test_pdf_running_heads_are_left_out() -> None:
         objects[20 + n] = stream(text)
     document = read("a.pdf", pdf(objects))
     assert [text for _, text, _, _ in blocks(document)] == [f"Content number {n * 7}" for n in range(6)]
+
+
+def long_pdf(pages: int) -> bytes:
+    """A PDF of many pages with a running head and a word that is cut."""
+    font = b"/Resources << /Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >>"
+    kids = b" ".join(b"%d 0 R" % (10 + 2 * n) for n in range(pages))
+    objects = {
+        1: b"<< /Type /Catalog /Pages 2 0 R >>",
+        2: b"<< /Type /Pages /Kids [%s] /Count %d >>" % (kids, pages),
+    }
+    for n in range(pages):
+        lines = b"(The Long Book) Tj T* (Chapter text number %d is hyphen-) Tj T* (ated here) Tj T* (%s ends it) Tj" % (
+            n,
+            chr(97 + n % 26).encode() * (1 + n // 26),
+        )
+        objects[10 + 2 * n] = b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents %d 0 R %s >>" % (
+            11 + 2 * n,
+            font,
+        )
+        objects[11 + 2 * n] = stream(b"BT /F1 12 Tf 14 TL 72 720 Td %s ET" % lines)
+    return pdf(objects)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_long_pdf_reads_alike_with_and_without_pdfium(missing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if missing:
+        monkeypatch.setitem(sys.modules, "pypdfium2", None)
+    else:
+        pytest.importorskip("pypdfium2")
+    document = read("long.pdf", long_pdf(60))
+    assert ("pypdfium2" in document.parser) is not missing
+    assert blocks(document) == [
+        (
+            "paragraph",
+            f"Chapter text number {n} is hyphenated here\n{chr(97 + n % 26) * (1 + n // 26)} ends it",
+            n + 1,
+            (),
+        )
+        for n in range(60)
+    ]
 
 
 def test_docx() -> None:
@@ -391,8 +432,6 @@ def test_every_format_has_a_reader() -> None:
 
 
 def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "pypdf", None)
     with pytest.raises(LatheError) as error:
         read("a.pdf", b"%PDF-1.7")
