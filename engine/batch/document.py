@@ -110,7 +110,7 @@ def check_fields(
         try:
             msgspec.convert(value, known[name].type)
         except msgspec.ValidationError as error:
-            text = re.sub(r" - at `\$(.*)`$", lambda match, name=name: f" (in {name}{match.group(1)})", str(error))
+            text = re.sub(r" - at `\$(.*)`$", rf" (in {re.escape(name)}\1)", str(error))
             mistakes.append(f"{document.at(*where, name)}: {name}: {text}")
             return False
     return True

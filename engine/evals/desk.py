@@ -63,8 +63,9 @@ class EvalDesk:
         comparison = await self.compare(baseline, reference) if baseline else None
         run = await self.book.run(reference)
         records = await self.book.records(run)
-        decided = verdict or await asyncio.to_thread(decide, run, comparison)
-        return await asyncio.to_thread(_render, style, run, records, comparison, decided)
+        if verdict is None:
+            verdict = await asyncio.to_thread(decide, run, comparison)
+        return await asyncio.to_thread(_render, style, run, records, comparison, verdict)
 
     async def review(self, review: Review) -> Review:
         """Keep a judgement."""

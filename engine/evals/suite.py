@@ -30,7 +30,8 @@ from lathe.engine.errors import ConfigError, DataError, MissingError, UsageError
 from lathe.engine.evals import templates, transforms
 from lathe.engine.evals.datasets import Bad, Row, read_rows
 from lathe.engine.evals.items import Builder
-from lathe.engine.evals.metrics.registry import Metric, metrics_of
+from lathe.engine.evals.metrics.metric import Metric
+from lathe.engine.evals.metrics.registry import metrics_of
 from lathe.engine.evals.values import Case, Fields, Item, Source, Suite, Task, sha256_of
 from lathe.engine.generation import GenerationRequest
 from lathe.engine.generation import check as check_request

@@ -23,6 +23,7 @@ from lathe.engine.errors import (
     UnavailableError,
     UsageError,
 )
+from lathe.engine.evals.results import TOLERANCE, Comparison, EvalRun, Record, ReportStyle, SuiteInfo
 from lathe.engine.events import (
     Event,
     JobChanged,
@@ -73,9 +74,11 @@ from lathe.engine.telemetry.sample import Sample
 from lathe.engine.workbench import ApiKey, Finding, LogPage, ModelDetails, SettingValue
 from lathe.engine.worker.messages import LoadOptions
 from lathe.quantize.card import ModelCard
+from lathe.store.evals import Review
 from lathe.store.models import ModelEntry
 from lathe.store.rag.values import StoreStats
 from support import scripted_data as data
+from support import scripted_evals as evals
 from support import scripted_stores as rag
 from support import scripted_text as language
 
@@ -111,6 +114,8 @@ class ScriptedWorkbench:
         self.values = {s.key: s for s in data.settings()}
         self.requests: dict[str, RequestRow] = {r.id: r for r in (data.REQUESTS if living else ())}
         self.report = data.findings()
+        self.eval_book = evals.runs() if living else {}
+        self.judgements: list[Review] = []
         self._stop: dict[str, asyncio.Event] = {}
         self._queues: list[asyncio.Queue[Event]] = []
         if living:
@@ -362,7 +367,7 @@ class ScriptedWorkbench:
     # -- jobs ------------------------------------------------------------------------------------------------------
     async def submit(self, step: Step, run: str | None = None) -> Job:
         self._enter("submit", step, run)
-        if not isinstance(step, ScanStep):
+        if hasattr(step, "model"):
             self._find(step.model)
         number = max((int(id_.removeprefix("j-")) for id_ in self.queue), default=0) + 1
         kind = type(step).__name__.removesuffix("Step").lower()
@@ -482,6 +487,58 @@ class ScriptedWorkbench:
     async def shutdown(self) -> None:
         self._enter("shutdown")
         self.lost = True
+
+    # -- evals -----------------------------------------------------------------------------------------------------
+    async def eval_suites(self) -> list[SuiteInfo]:
+        self._enter("eval_suites")
+        return list(evals.SUITES)
+
+    async def eval_runs(self, limit: int = 100, suite: str | None = None) -> list[EvalRun]:
+        self._enter("eval_runs")
+        newest = sorted(self.eval_book.values(), key=lambda run: run.created_at, reverse=True)
+        return [run for run in newest if suite in (None, run.suite)][:limit]
+
+    async def eval_run(self, reference: str) -> EvalRun:
+        self._enter("eval_run")
+        return evals.find(self.eval_book, reference)
+
+    async def eval_records(self, reference: str, after: int = 0, limit: int = 200) -> list[Record]:
+        self._enter("eval_records")
+        return evals.RECORDS[evals.find(self.eval_book, reference).id][after : after + limit]
+
+    async def eval_compare(self, baseline: str, reference: str, tolerance: float = TOLERANCE) -> Comparison:
+        self._enter("eval_compare")
+        return evals.compared(evals.find(self.eval_book, baseline), evals.find(self.eval_book, reference))
+
+    async def eval_report(self, reference: str, style: ReportStyle, baseline: str | None = None) -> str:
+        self._enter("eval_report")
+        base = evals.find(self.eval_book, baseline) if baseline else None
+        return evals.report(evals.find(self.eval_book, reference), base)
+
+    async def set_baseline(self, name: str, reference: str | None) -> EvalRun | None:
+        self._enter("set_baseline", name, reference)
+        for run in list(self.eval_book.values()):
+            kept = tuple(alias for alias in run.aliases if alias != name)
+            self.eval_book[run.id] = REPLACE(run, aliases=kept)
+        if reference is None:
+            return None
+        run = evals.named(evals.find(self.eval_book, reference), name)
+        self.eval_book[run.id] = run
+        return run
+
+    async def remove_eval_run(self, reference: str) -> EvalRun:
+        self._enter("remove_eval_run", reference)
+        return self.eval_book.pop(evals.find(self.eval_book, reference).id)
+
+    async def review(self, review: Review) -> Review:
+        self._enter("review", review)
+        kept = REPLACE(review, number=len(self.judgements) + 1, at=self.now)
+        self.judgements.append(kept)
+        return kept
+
+    async def reviews(self, subject: str | None = None) -> list[Review]:
+        self._enter("reviews")
+        return [review for review in self.judgements if subject in (None, review.subject)]
 
     # -- RAG stores ------------------------------------------------------------------------------------------------
     async def stores(self) -> list[StoreStats]:

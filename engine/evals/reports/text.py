@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import msgspec
 from lathe.engine.batch.reports import xml_text
 from lathe.engine.evals.results import Comparison, EvalRun, Interval, Record, Verdict
+from lathe.engine.jobs.values import Figure
 
 _SHOWN = 50
 """Changed cases in a Markdown table."""
@@ -144,7 +145,7 @@ def as_lines(records: list[Record]) -> str:
     return "".join(msgspec.json.encode(record).decode() + "\n" for record in records)
 
 
-def _finite(figures: dict[str, object]) -> dict[str, object]:
+def _finite(figures: dict[str, Figure]) -> dict[str, Figure]:
     """JSON has no infinities: what is not finite is unknown."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
