@@ -243,6 +243,14 @@ class RagEvalStep(_Step, frozen=True, kw_only=True, tag="rag-eval"):
     """Cut documents as stores do; else one vector per document, as published figures have it."""
 
 
+class RagGoldenStep(_Step, frozen=True, kw_only=True, tag="rag-golden"):
+    """Put golden questions into a store, for `rag-eval` to ask."""
+
+    store: str
+    file: str
+    """JSON lines: `{"id": ..., "text": ..., "relevant": [{"path": ..., "start": ..., "end": ...}]}`."""
+
+
 class RagVerifyStep(_Step, frozen=True, kw_only=True, tag="rag-verify"):
     """Read every row of a store and compare it with its seal; exit 1 when something is damaged."""
 
@@ -296,6 +304,7 @@ class GateStep(_Step, frozen=True, kw_only=True, tag="gate"):
 
 Step = (
     ScanStep | VerifyStep | ConvertStep | QuantizeStep | PerplexityStep | KldStep | ImatrixStep | BenchStep | ServeStep
-    | GenerateStep | RagBuildStep | RagReembedStep | RagQueryStep | RagAskStep | RagEvalStep | RagVerifyStep
+    | GenerateStep | RagBuildStep | RagReembedStep | RagQueryStep | RagAskStep | RagEvalStep | RagGoldenStep
+    | RagVerifyStep
     | EvalStep | GateStep
 )  # fmt: skip

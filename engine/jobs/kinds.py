@@ -44,13 +44,15 @@ KINDS: dict[type, Kind] = {
     steps.BenchStep: Kind(target="bench:run"),
     steps.ServeStep: Kind(target="serve:run", service=True),
     steps.GenerateStep: Kind(target="generate:run", service=True),
-    steps.RagBuildStep: Kind(target="rag_build:run", service=True, reusable=False),
+    # They may wait for a conversion of the default embedder, so they must not hold the lane that it needs.
+    steps.RagBuildStep: Kind(target="rag_build:run", service=True, lane="io", reusable=False),
     steps.RagReembedStep: Kind(target="rag_reembed:run", service=True, reusable=False),
     steps.RagQueryStep: Kind(target="rag_query:run", service=True, lane="io", reusable=False),
     steps.RagAskStep: Kind(target="rag_ask:run", service=True, reusable=False),
-    steps.RagEvalStep: Kind(target="rag_eval:run", service=True, reusable=False),
+    steps.RagEvalStep: Kind(target="rag_eval:run", service=True, lane="io", reusable=False),
     steps.EvalStep: Kind(target="eval:run", service=True, reusable=False),
     steps.GateStep: Kind(target="eval_gate:run", service=True, lane="io", reusable=False),
+    steps.RagGoldenStep: Kind(target="rag_golden:run", service=True, lane="io", reusable=False),
     steps.RagVerifyStep: Kind(target="rag_verify:run", service=True, lane="io", reusable=False),
 }
 
@@ -92,7 +94,7 @@ def title_of(step: steps.Step, names: Mapping[str, str] = {}) -> str:
             return store or (beir or "").rstrip("/").rsplit("/", 1)[-1]
         case steps.RagBuildStep(store=store) | steps.RagReembedStep(store=store) | steps.RagQueryStep(store=store):
             return store
-        case steps.RagAskStep(store=store) | steps.RagVerifyStep(store=store):
+        case steps.RagAskStep(store=store) | steps.RagGoldenStep(store=store) | steps.RagVerifyStep(store=store):
             return store
         case _:
             return subject

@@ -85,7 +85,7 @@ async def _golden(
     async with open_for_writing(store_path(home, name)) as store:
         golden = await asyncio.to_thread(store.read, questions.listing)
         if not golden:
-            raise DataError(f"store {name} has no golden questions", hint=f"`lathe rag golden {name} --add` makes some")
+            raise DataError(f"store {name} has no golden questions", hint=f"`lathe rag golden {name} FILE` adds some")
         column = await asyncio.to_thread(store.read, columns.active)
         embedder = await open_embedder(context.workbench, column.embedder.name) if column else None
         searcher = Searcher(store, embedder, context.workbench)

@@ -21,7 +21,7 @@ from lathe.engine.rag.requests import (
     SearchResult,
     StoreDetails,
 )
-from lathe.engine.steps import RagBuildStep, RagEvalStep, RagReembedStep, RagVerifyStep, Step
+from lathe.engine.steps import RagBuildStep, RagEvalStep, RagGoldenStep, RagReembedStep, RagVerifyStep, Step
 from lathe.engine.workbench import Workbench
 from lathe.store.rag.values import Filter, StoreStats
 from lathe.tui.cli.follow import run_step
@@ -286,6 +286,16 @@ def _say_support(checked: Checked) -> None:
         best = max(range(len(sentence.passages)), key=lambda i: sentence.passages[i])
         verdict = f"rests on [{best + 1}]" if sentence.supported else "nothing supports it"
         say(f"{sentence.gain:+.2f} nats/token, {verdict}: {clean(sentence.text)[:100]}")
+
+
+@rag.command()
+@click.argument("store")
+@click.argument("file", type=click.Path(path_type=Path))
+@as_json_option
+@click.pass_obj
+def golden(shell: Shell, store: str, file: Path, as_json: bool) -> None:
+    """Put the golden questions of FILE (JSON lines: id, text, relevant) into STORE, for `rag eval`."""
+    raise SystemExit(run_step(shell, RagGoldenStep(store=store, file=str(file.absolute())), _show, as_json=as_json))
 
 
 @rag.command()

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 from lathe.engine.errors import MissingError, PolicyError, UsageError
+from lathe.engine.jobs.kinds import kind_of
 from lathe.engine.jobs.values import Job
 from lathe.engine.local import LocalWorkbench
 from lathe.engine.paths import Home
 from lathe.engine.rag.requests import SearchRequest
-from lathe.engine.steps import RagBuildStep, RagEvalStep, RagQueryStep, RagVerifyStep, Step
-from lathe.store.rag import questions
+from lathe.engine.steps import ConvertStep, RagBuildStep, RagEvalStep, RagGoldenStep, RagQueryStep, RagVerifyStep, Step
 from lathe.store.rag.store import RagStore
-from lathe.store.rag.values import Question, Relevant
 
 
 @pytest.fixture
@@ -65,9 +64,13 @@ async def test_the_life_of_a_store(workbench: LocalWorkbench, folder: Path, home
     verified = await run(workbench, RagVerifyStep(store="docs"))
     assert verified.outcome is not None and verified.outcome.exit == 0
 
-    with RagStore.open(home / "stores" / "docs.db") as store:
-        question = Question(id="q", text="prompts", relevant=(Relevant("docs/notes.txt"),))
-        store.write(lambda db: questions.put(db, question))
+    golden = folder.parent / "golden.jsonl"
+    golden.write_text('{"id": "q", "text": "prompts", "relevant": [{"path": "docs/gone.txt"}]}\n')
+    refused = await run(workbench, RagGoldenStep(store="docs", file=str(golden)))
+    assert refused.failure is not None and "docs/gone.txt" in refused.failure.message
+    golden.write_text('{"id": "q", "text": "prompts", "relevant": [{"path": "docs/notes.txt"}]}\n')
+    entered = await run(workbench, RagGoldenStep(store="docs", file=str(golden)))
+    assert entered.outcome is not None and entered.outcome.figures["questions"] == 1
     measured = await run(workbench, RagEvalStep(store="docs"))
     assert measured.outcome is not None and measured.outcome.figures["ndcg@10"] == 1.0
 
@@ -119,3 +122,8 @@ async def test_builds_are_never_taken_for_done(workbench: LocalWorkbench, folder
     step = RagBuildStep(store="docs", sources=(str(folder),), words_only=True)
     await run(workbench, step)
     assert await workbench.previous(step) is None
+
+
+def test_a_build_leaves_the_lane_free_for_the_conversion_it_may_wait_for() -> None:
+    assert kind_of(RagBuildStep(store="s")).lane != kind_of(ConvertStep(model="m")).lane
+    assert kind_of(RagEvalStep()).lane != kind_of(ConvertStep(model="m")).lane
