@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -274,19 +275,22 @@ def test_a_disk_that_is_too_small_is_noticed_before_anything_is_written(
     refused(source, OutputError, "free")
 
 
-@pytest.fixture
-def small_files() -> Iterator[Callable[[int], None]]:
-    """Make writing beyond a size fail, as on a full disk."""
+@contextmanager
+def small_files(size: int) -> Iterator[None]:
+    """Make writing beyond a size fail, as on a full disk; not a moment longer, for the test's own report is a file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("size", [0, 1000, 20_000, 50_000, 100_000])
 @pytest.mark.usefixtures("unsettled")
-def test_a_disk_that_fills_up_leaves_no_part(source: Path, small_files: Callable[[int], None], size: int) -> None:
-    small_files(size)
-    error = refused(source, OutputError, "no space left")
+def test_a_disk_that_fills_up_leaves_no_part(source: Path, size: int) -> None:
+    with small_files(size):
+        error = refused(source, OutputError, "no space left")
     assert error.code == "E_DISK_FULL"
 
 
