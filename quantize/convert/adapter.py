@@ -175,7 +175,8 @@ def _pairs(tensors: Mapping[str, TensorInfo]) -> list[Pair]:
 def _scale(settings: Mapping[str, Any], pair: Pair) -> float:
     """How much PEFT multiplies a pair by."""
     alpha = settings.get("lora_alpha", 8)
-    for pattern, value in (settings.get("alpha_pattern") or {}).items():
+    patterns = settings.get("alpha_pattern")
+    for pattern, value in (patterns if isinstance(patterns, dict) else {}).items():
         if re.fullmatch(rf"(.*\.)?{re.escape(pattern)}", pair.name):
             alpha = value
     if type(alpha) not in (int, float) or not 0 < alpha < math.inf:

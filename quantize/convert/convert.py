@@ -8,7 +8,8 @@ Invariant: the output appears whole or not at all, and memory stays bounded by a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Literal
@@ -26,9 +27,9 @@ from lathe.quantize.convert.rope import rope_facts
 from lathe.quantize.convert.shapes import check_shapes
 from lathe.quantize.convert.shards import GgufFiles
 from lathe.quantize.convert.stream import encoded_pieces, fault, refusing_faults
-from lathe.quantize.convert.vocabulary.choose import draft_vocabulary
+from lathe.quantize.convert.vocabulary.choose import Draft, draft_vocabulary
 from lathe.quantize.convert.vocabulary.settle import settle
-from lathe.quantize.convert.writer import Encoding, Metadata, text, u32
+from lathe.quantize.convert.writer import Encoding, Metadata, TensorEntry, file_bytes, text, u32
 from lathe.quantize.gguf.header import read_header
 from lathe.quantize.progress import Report, silent
 from lathe.quantize.types import FILE_TYPES
@@ -58,6 +59,31 @@ class ConversionReport(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class ConversionPlan:
+    """What a conversion will do; `metadata` has the vocabulary as drafted."""
+
+    family: Family
+    hparams: Hparams
+    encoding: Encoding
+    tensors: list[PlannedTensor]
+    draft: Draft
+    metadata: Metadata
+
+    @property
+    def entries(self) -> list[TensorEntry]:
+        return [tensor.entry for tensor in self.tensors]
+
+    @property
+    def parameters(self) -> int:
+        return sum(math.prod(entry.shape) for entry in self.entries)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the result as one file, but for a few bytes that depend on the tokenizer's comparison."""
+        return file_bytes(self.metadata, self.entries)
+
+
 def convert_checkpoint(
     source: Path,
     output: Path,
@@ -74,59 +100,57 @@ def convert_checkpoint(
     """
     began = monotonic()
     checkpoint = read_checkpoint(source)
-    family = family_of(checkpoint)
-    hparams = Hparams(checkpoint.config, family.defaults)
-    kind = guess_outtype(checkpoint.tensors) if outtype == "auto" else Encoding[outtype.upper()]
-    plan = plan_tensors(family, hparams, checkpoint.tensors, kind)
-    draft = draft_vocabulary(checkpoint, hparams)
-    metadata = _metadata(checkpoint, family, hparams, plan, kind) | draft.vocabulary.metadata()
-    entries = [tensor.entry for tensor in plan]
-    check_shapes(family.arch, metadata, entries, len(draft.vocabulary.tokens))
-    vocabulary, conformance = settle(draft, metadata)
-    metadata |= vocabulary.metadata()
-    files = GgufFiles(output, metadata, entries, split_max_bytes)
+    plan = plan_conversion(checkpoint, outtype)
+    vocabulary, conformance = settle(plan.draft, plan.metadata)
+    metadata = plan.metadata | vocabulary.metadata()
+    files = GgufFiles(output, metadata, plan.entries, split_max_bytes)
     faults: dict[str, int] = {}
     inputs = [path for path in source.iterdir() if path.is_file() and path.suffix != ".gguf"]
     with files.parts(inputs, force=force) as parts, open_weights(checkpoint) as weights:
-        pieces = encoded_pieces(plan, weights, hparams, report or silent, faults)
+        pieces = encoded_pieces(plan.tensors, weights, plan.hparams, report or silent, faults)
         files.write(parts, pieces if force else refusing_faults(pieces, faults))
         for part in parts:
             read_header(part)
     return ConversionReport(
         output=files.paths[0],
         shards=len(files.paths),
-        architecture=family.arch,
-        file_type=kind.name,
-        tensors=len(plan),
-        parameters=_parameters(plan),
+        architecture=plan.family.arch,
+        file_type=plan.encoding,
+        tensors=len(plan.tensors),
+        parameters=plan.parameters,
         bytes=files.bytes,
         seconds=monotonic() - began,
         pre_tokenizer=vocabulary.pre,
         conformance=conformance,
         warnings=(
-            *draft.warnings,
+            *plan.draft.warnings,
             *_warnings(checkpoint, conformance),
             *(fault(name, count) for name, count in faults.items()),
         ),
     )
 
 
-def _metadata(
-    checkpoint: Checkpoint, family: Family, hparams: Hparams, plan: Sequence[PlannedTensor], kind: Encoding
-) -> Metadata:
+def plan_conversion(checkpoint: Checkpoint, outtype: OutType = "auto") -> ConversionPlan:
+    """Decide everything about a conversion that needs no weights; raises what `convert_checkpoint` raises."""
+    family = family_of(checkpoint)
+    hparams = Hparams(checkpoint.config, family.defaults)
+    encoding = guess_outtype(checkpoint.tensors) if outtype == "auto" else Encoding[outtype.upper()]
+    tensors = plan_tensors(family, hparams, checkpoint.tensors, encoding)
+    draft = draft_vocabulary(checkpoint, hparams)
     facts = {key: value for key, value in shared_facts(hparams).items() if key not in family.silent}
     facts |= {key: value for key, value in rope_facts(hparams).items() if key not in family.silent}
     facts |= family.facts(hparams) | pooling_facts(checkpoint)
-    return (
+    kept = {"file_type": FILE_TYPES[encoding].id, "quantization_version": _QUANTIZATION_VERSION}
+    metadata = (
         {"general.architecture": text(family.arch)}
-        | describe(checkpoint, _parameters(plan))
+        | describe(checkpoint, sum(math.prod(tensor.entry.shape) for tensor in tensors))
         | {f"{family.arch}.{key}": value for key, value in facts.items()}
-        | {"general.file_type": u32(FILE_TYPES[kind].id), "general.quantization_version": u32(_QUANTIZATION_VERSION)}
+        | {f"general.{key}": u32(value) for key, value in kept.items()}
+        | draft.vocabulary.metadata()
     )
-
-
-def _parameters(plan: Sequence[PlannedTensor]) -> int:
-    return sum(math.prod(tensor.entry.shape) for tensor in plan)
+    plan = ConversionPlan(family, hparams, encoding, tensors, draft, metadata)
+    check_shapes(family.arch, metadata, plan.entries, len(draft.vocabulary.tokens))
+    return plan
 
 
 def _warnings(checkpoint: Checkpoint, conformance: Conformance) -> Iterator[str]:

@@ -6,11 +6,10 @@ metadata has been checked for type and range, whatever config.json claims.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lathe.quantize.convert.writer import Metadata, Value, f32, u32
+from lathe.quantize.convert.writer import LARGEST_FLOAT, Metadata, Value, f32, u32
 from lathe.quantize.errors import CheckpointError
 
 MAX_UINT32 = 2**32 - 1
@@ -28,11 +27,11 @@ class Hparams:
         return next((self._values[name] for name in names if self._values.get(name) is not None), None)
 
     def number(self, *names: str) -> float | None:
-        """Return a finite number; None when it is missing."""
+        """Return a number that fits into 32 bits; None when it is missing."""
         value = self.get(*names)
         if value is None:
             return None
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if type(value) not in (int, float) or not abs(value) < LARGEST_FLOAT:
             raise CheckpointError(f"config.json gives {names[0]} as {value!r:.60}, which is no number")
         return float(value)
 

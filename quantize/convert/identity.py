@@ -57,8 +57,10 @@ def describe(checkpoint: Checkpoint, parameters: int, *, adapter: bool = False) 
     from gguf.metadata import Metadata as Heuristics
 
     logging.getLogger("metadata").setLevel(logging.CRITICAL)  # it guesses aloud
+    path = checkpoint.config.get("_name_or_path")
+    known = {"_name_or_path": path} if isinstance(path, str) else {}
     found = Heuristics.apply_metadata_heuristic(
-        Heuristics(), _model_card(checkpoint), checkpoint.config, checkpoint.folder.resolve(), parameters
+        Heuristics(), _model_card(checkpoint), known, checkpoint.folder.resolve(), parameters
     )
     found.name = found.name or checkpoint.folder.resolve().name
     found.size_label = found.size_label or size_label(parameters, parameters, 0, 0)
@@ -105,7 +107,13 @@ def _model_card(checkpoint: Checkpoint) -> dict[str, Any]:
         card = yaml.safe_load(front)
     except (yaml.YAMLError, RecursionError):
         return {}
-    return card if isinstance(card, dict) else {}
+    if not isinstance(card, dict):
+        return {}
+    return {key: value for key, value in card.items() if isinstance(value, str) or _all_text(value)}
+
+
+def _all_text(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _string(value: Any) -> str:

@@ -59,6 +59,8 @@ def _sizes(arch: str, metadata: Mapping[str, Value], tokens: int) -> dict[str, i
     embedding = number("embedding_length", 0)
     heads = number("attention.head_count", 1)
     kv_heads = number("attention.head_count_kv", heads)
+    if not heads:
+        raise CheckpointError("config.json gives a model without attention heads")
     segments = metadata.get("tokenizer.ggml.token_type_count")
     return {
         "v": tokens,

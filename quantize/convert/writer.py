@@ -19,8 +19,8 @@ from lathe.quantize.safetensors import Array
 from lathe.quantize.types import TENSOR_TYPES
 
 VERSION = 3
-_LARGEST = 3.4e38
-"""Of a 32-bit float, roughly."""
+LARGEST_FLOAT = 3.4e38
+"""Of 32 bits, roughly."""
 
 
 _PACKING = {
@@ -58,7 +58,7 @@ def u32(number: int) -> Value:
 
 def f32(number: float) -> Value:
     """Make a 32-bit float value."""
-    if not abs(number) < _LARGEST:
+    if not abs(number) < LARGEST_FLOAT:
         raise CheckpointError(f"{number} does not fit into the 32 bits that GGUF has for it")
     return Value(ValueType.FLOAT32, number)
 

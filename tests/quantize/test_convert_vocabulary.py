@@ -89,8 +89,8 @@ def test_merge_order_becomes_the_score(tmp_path: Path) -> None:
     [
         ({"normalizer": {"type": "Prepend", "prepend": "▁"}}, {}, None),
         ({"normalizer": {"type": "Replace"}}, {}, False),
-        ({"pre_tokenizer": {"type": "Metaspace", "prepend_scheme": "first"}}, {}, None),
-        ({"pre_tokenizer": {"type": "Metaspace", "prepend_scheme": "never"}}, {}, False),
+        ({"normalizer": None, "pre_tokenizer": {"type": "Metaspace", "prepend_scheme": "first"}}, {}, None),
+        ({"normalizer": None, "pre_tokenizer": {"type": "Metaspace", "prepend_scheme": "never"}}, {}, False),
         ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend"}]}}, {}, None),
         ({"normalizer": {"type": "Prepend"}}, {"add_prefix_space": False}, False),
         ({"normalizer": None}, {"add_prefix_space": True}, True),

@@ -9,7 +9,7 @@ from lathe.quantize.convert.encode import Floats
 from lathe.quantize.convert.family import Family
 from lathe.quantize.convert.hparams import Hparams
 from lathe.quantize.convert.rope import rope_parameters
-from lathe.quantize.convert.writer import Metadata, f32, u32
+from lathe.quantize.convert.writer import LARGEST_FLOAT, Metadata, f32, u32
 from lathe.quantize.errors import CheckpointError, UnsupportedError
 
 
@@ -59,7 +59,7 @@ def _factors(rope: Hparams, word: str, rotated: int) -> Floats:
 
 
 def _is_factor(value: object) -> bool:
-    return type(value) in (int, float) and 0 < value < math.inf  # type: ignore[operator]
+    return type(value) in (int, float) and 0 < value < LARGEST_FLOAT  # type: ignore[operator]
 
 
 PHI3 = Family(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lathe.quantize.convert.vocabulary.source import steps
+
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -58,19 +60,10 @@ def candidates(pre_tokenizer: Any) -> list[str]:
 
 def propose(pre_tokenizer: Any) -> str:
     """Read the steps of a pre-tokenizer and name the candidate that looks like it."""
-    steps = list(_steps(pre_tokenizer))
-    for step in steps:
+    found = list(steps(pre_tokenizer))
+    for step in found:
         pattern = step.get("pattern")
         expression = pattern.get("Regex") if isinstance(pattern, dict) else None
-        if step.get("type") == "Split" and expression in BY_PATTERN:
+        if step.get("type") == "Split" and isinstance(expression, str) and expression in BY_PATTERN:
             return BY_PATTERN[expression]
-    if any(step.get("type") == "Digits" for step in steps):
-        return "smollm"
-    return "gpt-2"
-
-
-def _steps(pre_tokenizer: Any) -> list[dict[str, Any]]:
-    if not isinstance(pre_tokenizer, dict):
-        return []
-    steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
-    return [step for step in steps if isinstance(step, dict)]
+    return "smollm" if any(step.get("type") == "Digits" for step in found) else "gpt-2"

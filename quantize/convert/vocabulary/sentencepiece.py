@@ -12,7 +12,7 @@ from typing import Any
 from lathe.quantize.convert.vocabulary.byte_level import merge_pairs
 from lathe.quantize.convert.vocabulary.model import TokenType, Vocabulary, encoded
 from lathe.quantize.convert.vocabulary.pieces import PieceModel
-from lathe.quantize.convert.vocabulary.source import AddedToken, TokenizerSource, looks_special, padded_tokens
+from lathe.quantize.convert.vocabulary.source import AddedToken, TokenizerSource, looks_special, padded_tokens, steps
 from lathe.quantize.convert.writer import Value, flag
 from lathe.quantize.errors import CheckpointError
 
@@ -78,15 +78,9 @@ def _space_prefix(settings: dict[str, Any], adds: bool) -> dict[str, Value]:
 
 def _adds_prefix(pipeline: dict[str, Any]) -> bool:
     """Look for the two ways in which tokenizer.json prepends `▁`: a normalizer, or a Metaspace pre-tokenizer."""
-    pending = [pipeline.get("normalizer"), pipeline.get("pre_tokenizer")]
-    while pending:
-        step = pending.pop()
-        if not isinstance(step, dict):
-            continue
+    for step in (*steps(pipeline.get("normalizer")), *steps(pipeline.get("pre_tokenizer"))):
         if step.get("type") == "Prepend":
             return True
         if step.get("type") == "Metaspace":
             return step.get("prepend_scheme", "always") != "never" and step.get("add_prefix_space", True) is True
-        pending += step.get("normalizers") or []
-        pending += step.get("pretokenizers") or []
     return False

@@ -5,6 +5,7 @@ Invariant: ids and texts are checked here once; what the kinds build on them nee
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,21 @@ def padded_tokens(source: TokenizerSource, size: int) -> tuple[list[str], list[i
             if not control:
                 texts[number] = token.replace("▁", " ")
     return texts, types
+
+
+def steps(part: Any) -> Iterator[dict[str, Any]]:
+    """Yield the steps of a normalizer, pre-tokenizer or post-processor in order, out of any nesting."""
+    pending = [part]
+    while pending:
+        step = pending.pop(0)
+        if not isinstance(step, dict):
+            continue
+        inner = [step.get(name) for name in ("normalizers", "pretokenizers", "processors")]
+        children = [child for group in inner if isinstance(group, list) for child in group]
+        if children:
+            pending[:0] = children
+        else:
+            yield step
 
 
 def looks_special(token: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lathe.quantize.checkpoint import Checkpoint
 from lathe.quantize.convert.vocabulary.model import Specials
-from lathe.quantize.convert.vocabulary.source import TokenizerSource
+from lathe.quantize.convert.vocabulary.source import TokenizerSource, steps
 
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
@@ -25,7 +25,7 @@ def read_specials(checkpoint: Checkpoint, source: TokenizerSource | None, size: 
     if source is not None:
         names["bos"] = names.get("bos") or names.get("cls")
         names["eos"] = names.get("eos") or names.get("sep")
-        for processor in _processors(source.pipeline.get("post_processor")):
+        for processor in steps(source.pipeline.get("post_processor")):
             _apply(processor, names, add)
     ids: dict[str, int] = {}
     if checkpoint.tokenizer and source is not None:
@@ -52,13 +52,6 @@ def _text(entry: Any) -> str | None:
     return content if isinstance(content, str) else None
 
 
-def _processors(post_processor: Any) -> list[dict[str, Any]]:
-    if not isinstance(post_processor, dict):
-        return []
-    steps = post_processor.get("processors", [post_processor])
-    return [step for step in steps if isinstance(step, dict)]
-
-
 def _apply(processor: dict[str, Any], names: dict[str, Any], add: dict[str, bool]) -> None:
     """Learn from one post-processor what surrounds a text."""
     match processor.get("type"):
@@ -75,7 +68,7 @@ def _apply(processor: dict[str, Any], names: dict[str, Any], add: dict[str, bool
 
 
 def _apply_template(processor: dict[str, Any], names: dict[str, Any], add: dict[str, bool]) -> None:
-    single = [_piece(part) for part in processor.get("single") or []]
+    single = _pieces(processor.get("single"))
     first = last = None
     if len(single) > 1:
         if first := single[0][0]:
@@ -88,7 +81,7 @@ def _apply_template(processor: dict[str, Any], names: dict[str, Any], add: dict[
                 role = "eom" if names.get("eot") else "eot"
                 names[role], names["eos"] = names.get("eos"), last
             add["eos"] = True
-    pair = [_piece(part) for part in processor.get("pair") or []]
+    pair = _pieces(processor.get("pair"))
     start = 1 if first and pair and pair[0][0] == first else 0
     stop = len(pair) - 1 if last and pair and pair[-1][0] == last else len(pair)
     inner = pair[start:stop]
@@ -102,14 +95,18 @@ def _apply_template(processor: dict[str, Any], names: dict[str, Any], add: dict[
             names["sep"] = names.get("sep") or names.get("eos")
 
 
+def _pieces(template: Any) -> list[tuple[str | None, str | None]]:
+    return [_piece(part) for part in template] if isinstance(template, list) else []
+
+
 def _piece(part: Any) -> tuple[str | None, str | None]:
     """Return a template part as (special token, sequence); one of them is None."""
-    part = part if isinstance(part, dict) else {}
-    special, sequence = part.get("SpecialToken"), part.get("Sequence")
-    return (
-        special.get("id") if isinstance(special, dict) else None,
-        sequence.get("id") if isinstance(sequence, dict) else None,
-    )
+    found = []
+    for kind in ("SpecialToken", "Sequence"):
+        body = part.get(kind) if isinstance(part, dict) else None
+        name = body.get("id") if isinstance(body, dict) else None
+        found.append(name if isinstance(name, str) else None)
+    return found[0], found[1]
 
 
 def _first(pair: Any) -> str | None:
@@ -118,17 +115,13 @@ def _first(pair: Any) -> str | None:
 
 def _normalizer_flags(normalizer: Any) -> Iterator[tuple[str, bool]]:
     """Yield what llama.cpp can do itself: lower-casing and stripping of accents."""
-    if not isinstance(normalizer, dict):
-        return
-    match normalizer.get("type"):
-        case "Lowercase":
-            yield "lowercase", True
-        case "StripAccents":
-            yield "strip_accents", True
-        case "BertNormalizer":
-            for name in ("lowercase", "strip_accents"):
-                if isinstance(value := normalizer.get(name), bool):
-                    yield name, value
-        case "Sequence":
-            for step in normalizer.get("normalizers") or []:
-                yield from _normalizer_flags(step)
+    for step in steps(normalizer):
+        match step.get("type"):
+            case "Lowercase":
+                yield "lowercase", True
+            case "StripAccents":
+                yield "strip_accents", True
+            case "BertNormalizer":
+                for name in ("lowercase", "strip_accents"):
+                    if isinstance(value := step.get(name), bool):
+                        yield name, value

@@ -7,7 +7,7 @@ import binascii
 from typing import Any
 
 from lathe.quantize.convert.vocabulary.model import TokenType, Vocabulary, encoded
-from lathe.quantize.convert.vocabulary.source import TokenizerSource, padded_tokens
+from lathe.quantize.convert.vocabulary.source import TokenizerSource, padded_tokens, steps
 from lathe.quantize.convert.writer import Value, array, flag
 from lathe.quantize.errors import CheckpointError
 from lathe.quantize.gguf.types import ValueType
@@ -24,11 +24,11 @@ def unigram(source: TokenizerSource, size: int) -> Vocabulary:
     unknown = source.model.get("unk_id")
     if type(unknown) is int and 0 <= unknown < size:
         types[unknown] = int(TokenType.UNKNOWN)
-    steps = list(_steps(source.pipeline.get("normalizer")))
-    metaspace = [step for step in _steps(source.pipeline.get("pre_tokenizer")) if step.get("type") == "Metaspace"]
+    normalizer = list(steps(source.pipeline.get("normalizer")))
+    metaspace = [step for step in steps(source.pipeline.get("pre_tokenizer")) if step.get("type") == "Metaspace"]
     prefix = any(step.get("prepend_scheme", "always") != "never" for step in metaspace)
     extra: dict[str, Value] = {"add_space_prefix": flag(prefix), "remove_extra_whitespaces": flag(True)}
-    if rules := next((step["precompiled_charsmap"] for step in steps if step.get("precompiled_charsmap")), None):
+    if rules := next((step["precompiled_charsmap"] for step in normalizer if step.get("precompiled_charsmap")), None):
         extra["precompiled_charsmap"] = array(ValueType.UINT8, _decoded(rules, source))
     return Vocabulary(
         model="t5",
@@ -50,11 +50,3 @@ def _decoded(rules: Any, source: TokenizerSource) -> bytes:
         return base64.b64decode(rules, validate=True)
     except (binascii.Error, TypeError, ValueError) as error:
         raise CheckpointError(f"{source.path} has a precompiled_charsmap that is no base64") from error
-
-
-def _steps(part: Any) -> list[dict[str, Any]]:
-    """List the steps of a pipeline part, which may be one step or a sequence."""
-    if not isinstance(part, dict):
-        return []
-    steps = part.get("normalizers") or part.get("pretokenizers") or [part]
-    return [step for step in steps if isinstance(step, dict)]

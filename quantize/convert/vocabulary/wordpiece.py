@@ -11,7 +11,8 @@ from lathe.quantize.convert.vocabulary.source import TokenizerSource, padded_tok
 
 def wordpiece(source: TokenizerSource, size: int) -> Vocabulary:
     """Convert a WordPiece tokenizer."""
-    prefix = source.model.get("continuing_subword_prefix") or "##"
+    given = source.model.get("continuing_subword_prefix")
+    prefix = given if isinstance(given, str) and given else "##"
     texts, types = padded_tokens(source, size)
 
     def marked(text: str, kind: int) -> str:
