@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import time
 from collections import deque
 from typing import Literal
 
@@ -91,6 +92,8 @@ class Embedder:
         self._lib = bindings()
         self._contexts: dict[Pooling, LlamaContext] = {}
         self.waiting: deque[Embedding] = deque()
+        self.busy_since = 0.0
+        """When the running decode began; 0 when none runs."""
         self.longest: int = min(model.n_ctx_train, options.context or model.n_ctx_train)
         """Tokens that a text may have."""
 
@@ -116,7 +119,11 @@ class Embedder:
         for sequence, text in enumerate(texts):
             batch.extend(text, 0, sequence, output=True)
         context.clear(data=False)
-        context.decode(batch)
+        self.busy_since = time.monotonic()
+        try:
+            context.decode(batch)
+        finally:
+            self.busy_since = 0.0
         width: int = self._lib.llama_model_n_embd_out(self._model.handle)
         if self._lib.llama_pooling_type(context.handle) == _RANK:
             width = 1

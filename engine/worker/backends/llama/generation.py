@@ -141,6 +141,11 @@ class Generation:
         """Choices that still run or wait; in order."""
         return [choice for choice in self.choices if not choice.over]
 
+    def close(self) -> None:
+        """Free the samplers of a request that failed."""
+        for choice in self.choices:
+            choice.sampler.close()
+
     def state(self, now: float) -> RequestState:
         """The row of a panel."""
         sequences: Items[Sequence] = [choice.sequence for choice in self.choices]

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import msgspec
 from lathe.engine.scheduler.scheduler import Scheduler
 from lathe.engine.scheduler.sequence import Plan
-from lathe.engine.worker.backends.llama.embedding import Embedder
 from lathe.engine.worker.messages import RequestState, WorkerStats
 
 _LOOK_S = 0.2
@@ -24,8 +23,6 @@ class Meter:
     """Counters of one backend."""
 
     def __init__(self) -> None:
-        self.busy_since = 0.0
-        """When the running native call began; 0 when none runs."""
         self.generated_tokens = 0
         self.prompt_tokens = 0
         self.cached_tokens = 0
@@ -47,7 +44,7 @@ class Meter:
             if sequence.borrowed and sequence.generated == 0 and chunk.start == sequence.borrowed:
                 self.cached_tokens += sequence.borrowed
 
-    def look(self, scheduler: Scheduler, embedder: Embedder, *, at_once: bool) -> None:
+    def look(self, scheduler: Scheduler, texts_waiting: int, *, at_once: bool) -> None:
         """Read the gauges, a few times a second; engine thread only."""
         now = time.monotonic()
         if not at_once and now - self._looked_at < _LOOK_S:
@@ -62,7 +59,7 @@ class Meter:
             prefill_s=self._prefill_s,
             decode_s=self._decode_s,
             running=len(scheduler.running),
-            waiting=len(scheduler.waiting) + len(embedder.waiting),
+            waiting=len(scheduler.waiting) + texts_waiting,
             kv_used=ledger.used,
             kv_tokens=ledger.capacity,
             cache_nodes=ledger.nodes,
@@ -70,8 +67,6 @@ class Meter:
             preemptions=scheduler.preemptions,
         )
 
-    def stats(self, now: float, requests: Sequence[RequestState]) -> WorkerStats:
+    def stats(self, busy_s: float, requests: Sequence[RequestState]) -> WorkerStats:
         """The gauges as of the last look, with the age of the running native call. Any thread."""
-        since = self.busy_since
-        busy_s = now - since if since else 0.0
         return msgspec.structs.replace(self._gauges, busy_s=busy_s, requests=tuple(requests[:_MAX_ROWS]))

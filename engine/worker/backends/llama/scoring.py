@@ -9,6 +9,7 @@ judged by the logits of exactly the tokens before it.
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 
 import numpy as np
 from lathe.engine.errors import UsageError
@@ -49,12 +50,10 @@ class _Continuation:
 class Branch:
     """A sequence to compute, and the continuations that it tells about."""
 
-    def __init__(self, scoring: Scoring, tokens: list[int], outputs_from: int) -> None:
+    def __init__(self, scoring: Scoring, sequence: Sequence) -> None:
         self.scoring = scoring
-        self.tokens = tokens
-        self.outputs_from = outputs_from
+        self.sequence = sequence
         self.continuations: list[_Continuation] = []
-        self.sequence: Sequence | None = None
 
     def take(self, position: int, rows: Rows) -> None:
         """Pass logits on."""
@@ -66,7 +65,13 @@ class Scoring:
     """A score request at work."""
 
     def __init__(
-        self, request_id: int, request: ScoreRequest, lexicon: Lexicon, context: int, queued_at: float
+        self,
+        request_id: int,
+        request: ScoreRequest,
+        lexicon: Lexicon,
+        context: int,
+        realm: Hashable,
+        queued_at: float,
     ) -> None:
         """Tokenise and lay out the branches.
 
@@ -83,22 +88,26 @@ class Scoring:
         longest = max(len(one.tokens) for one in self._all)
         if longest > context:
             raise overflow(longest, None, context)
-        self.branches = self._merged()
+        self.branches = self._merged(realm)
         self.open = len(self.branches)
         """Branches that are not computed yet."""
 
-    def _merged(self) -> list[Branch]:
+    def _merged(self, realm: Hashable) -> list[Branch]:
         branches: list[Branch] = []
         # Longest first, so that whatever is a beginning of another finds it.
         for one in sorted(self._all, key=lambda one: len(one.tokens), reverse=True):
             needed = one.tokens[:-1]
             for branch in branches:
-                if branch.tokens[: len(needed)] == needed:
+                if branch.sequence.tokens[: len(needed)] == needed:
                     break
             else:
-                branch = Branch(self, needed, one.start - 1)
+                sequence = Sequence(
+                    self.id, needed, 0, queued_at=self.queued_at, realm=realm, lane=(),
+                    principal=self.request.principal,
+                )  # fmt: skip
+                branch = Branch(self, sequence)
                 branches.append(branch)
-            branch.outputs_from = min(branch.outputs_from, one.start - 1)
+            branch.sequence.outputs_from = min(branch.sequence.outputs_from, one.start - 1)
             branch.continuations.append(one)
         return branches
 
@@ -108,14 +117,14 @@ class Scoring:
 
     def state(self, now: float) -> RequestState:
         """The row of a panel."""
-        sequences = [branch.sequence for branch in self.branches if branch.sequence is not None]
+        sequences = [branch.sequence for branch in self.branches]
         started = any(one.scheduled_at is not None for one in sequences)
         return RequestState(
             id=self.id,
             stage="prefill" if started else "waiting",
             client=self.request.client,
             principal=self.request.principal,
-            prompt_tokens=sum(len(branch.tokens) for branch in self.branches),
+            prompt_tokens=sum(len(one.tokens) for one in sequences),
             prefilled=sum(one.computed for one in sequences),
             generated=0,
             age_s=now - self.queued_at,

@@ -1,0 +1,119 @@
+"""The effects of a plan on llama.cpp: cache operations, one decode, its logits.
+
+Decides nothing. Invariants: what is written to the batch is what the plan says, in its order; an aborted decode leaves
+nothing behind that the scheduler does not know of.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+
+from lathe.engine.errors import InternalError
+from lathe.engine.native.batch import Batch
+from lathe.engine.native.llama import LlamaContext, bindings, complaint
+from lathe.engine.scheduler.ledger import Drop, Effect, Share
+from lathe.engine.scheduler.sequence import Chunk, Plan
+from lathe.engine.worker.backends.llama.abort import AbortFlag
+from lathe.engine.worker.backends.llama.probabilities import Rows
+
+_ABORTED = 2
+"""llama_decode's status."""
+_WORTH_ABORTING = 32
+"""Prompt tokens in a batch from which on it is aborted for a cancelled request; less is done soon."""
+
+
+class Ring:
+    """A context and the batch that it is fed with."""
+
+    def __init__(self, context: LlamaContext, max_outputs: int) -> None:
+        self._lib = bindings()
+        self._context = context
+        self._max_outputs = max_outputs
+        self._batch = Batch(context.n_batch)
+        self._abort = AbortFlag(context)
+        self._view: tuple[int, Rows] | None = None
+        self._flight: dict[int, int] | None = None
+        """Prompt tokens per request in the batch that is being decoded."""
+        self.busy_since = 0.0
+        """When the running decode began; 0 when none runs."""
+
+    @property
+    def handle(self) -> int:
+        """llama.cpp's context, for samplers."""
+        return self._context.handle
+
+    def apply(self, effects: list[Effect]) -> None:
+        """Carry out what the ledger wrote down."""
+        for effect in effects:
+            match effect:
+                case Share(source, target, start, end):
+                    self._context.copy(source, target, start, end)
+                case Drop(sequence, start, end):
+                    if not self._context.remove(sequence, start, -1 if end is None else end):
+                        raise InternalError(f"llama.cpp cannot cut sequence {sequence} at {start}")
+
+    def compute(self, plan: Plan) -> float | None:
+        """Decode a plan's tokens; returns the seconds it took, None when it was aborted.
+
+        Raises:
+            InternalError: llama.cpp refused the batch; the state of its cache is unknown then.
+        """
+        self._fill(plan)
+        if plan.rows - plan.streams > _WORTH_ABORTING:
+            flight: dict[int, int] = {}
+            for chunk in plan.chunks:
+                flight[chunk.sequence.request] = flight.get(chunk.sequence.request, 0) + chunk.count
+            self._abort.clear()
+            self._flight = flight
+        begun = self.busy_since = time.monotonic()
+        try:
+            status = self._context.try_decode(self._batch)
+            self._context.synchronize()
+        finally:
+            self.busy_since = 0.0
+            self._flight = None
+        if status == _ABORTED:
+            self._abort.clear()
+            return None
+        if status:
+            raise InternalError(f"llama.cpp could not decode a batch (status {status}): {complaint()}")
+        return time.monotonic() - begun
+
+    def interrupt(self, request: int) -> None:
+        """Abort the running decode if most of it is this request's prompt. Any thread."""
+        flight = self._flight
+        if flight is not None and 2 * flight.get(request, 0) > sum(flight.values()):
+            self._abort.set()
+
+    def rows(self) -> Rows:
+        """The logits of the last decode, a row per output in the order of the batch.
+
+        A view of llama.cpp's buffer, which always has room for the most rows: those beyond the last output are old.
+        """
+        address = ctypes.addressof(self._lib.llama_get_logits(self._context.handle).contents)
+        if self._view is None or self._view[0] != address:
+            self._view = address, self._context.logits(self._max_outputs)
+        return self._view[1]
+
+    def _fill(self, plan: Plan) -> None:
+        batch = self._batch
+        batch.clear()
+        streams = plan.chunks[: plan.streams]
+        if streams:
+            where = slice(len(streams))
+            batch.token[where] = [chunk.sequence.tokens[chunk.start] for chunk in streams]
+            batch.position[where] = [chunk.start for chunk in streams]
+            batch.sequence[where] = [_native(chunk) for chunk in streams]
+            batch.output[where] = 1
+            batch.n_tokens = batch.native.n_tokens = len(streams)
+        for chunk in plan.chunks[len(streams) :]:
+            tokens = chunk.sequence.tokens[chunk.start : chunk.start + chunk.count]
+            end = batch.extend(tokens, chunk.start, _native(chunk)).stop
+            batch.output[end - chunk.outputs : end] = 1
+
+
+def _native(chunk: Chunk) -> int:
+    hold = chunk.sequence.hold
+    assert hold is not None
+    return hold.sequence
