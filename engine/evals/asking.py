@@ -25,15 +25,15 @@ Window = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def windows(tokens: Sequence[int], longest: int) -> list[Window]:
-    """Cut a text so that each token is scored once, with the token before a window as its context.
+    """Cut a text so that each token is scored once; no window has more than `longest` tokens besides one before them.
 
-    As lm-evaluation-harness rolls with a context length of 1; the first window's context is left to the worker, which
-    puts the token there that begins a text.
+    As lm-evaluation-harness rolls: whole windows see the token before them, the last, shorter one as much as fits. The
+    first window's context is left to the worker, which puts the token there that begins a text.
     """
     found: list[Window] = []
     for start in range(0, len(tokens), longest):
-        before = () if start == 0 else (tokens[start - 1],)
-        found.append((before, tuple(tokens[start : start + longest])))
+        end = min(start + longest, len(tokens))
+        found.append((tuple(tokens[max(0, end - longest - 1) : start]), tuple(tokens[start:end])))
     return found
 
 

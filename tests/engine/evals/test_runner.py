@@ -299,7 +299,7 @@ async def test_foreign_caches_are_refused(tmp_path: Path) -> None:
 
 def test_windows_score_each_token_once() -> None:
     assert windows([1, 2, 3], 5) == [((), (1, 2, 3))]
-    assert windows([1, 2, 3, 4, 5], 2) == [((), (1, 2)), ((2,), (3, 4)), ((4,), (5,))]
+    assert windows([1, 2, 3, 4, 5], 2) == [((), (1, 2)), ((2,), (3, 4)), ((3, 4), (5,))]
     harness = pytest.importorskip("lm_eval.utils", exc_type=ImportError)
     for count in (1, 5, 9, 10, 11, 30):
         tokens = list(range(100, 100 + count))
@@ -307,6 +307,7 @@ def test_windows_score_each_token_once() -> None:
                   harness.get_rolling_token_windows(tokens, prefix_token=0, max_seq_len=10, context_len=1)]  # fmt: skip
         ours = windows(tokens, 10)
         assert [tuple(part) for _, part in theirs] == [part for _, part in ours]
+        assert [tuple(before) for before, _ in theirs][1:] == [before for before, _ in ours][1:]
 
 
 def test_records_say_what_was_answered() -> None:
