@@ -74,8 +74,11 @@ class WireFile:
         """Make the error to raise, with the file's name."""
         return FormatError(f"{self.path}: {message}", code=self._code)
 
-    def fields(self, message: Span) -> Iterator[tuple[int, int | Span]]:
-        """Yield (field number, number or span) of a message in file order; fixed-size numbers are skipped."""
+    def fields(self, message: Span, *, fixed: bool = False) -> Iterator[tuple[int, int | Span]]:
+        """Yield (field number, number or span) of a message in file order.
+
+        Fixed-size numbers are skipped; with `fixed` their bytes come as a span.
+        """
         position = message.start
         while position < message.stop:
             self._steps += 1
@@ -93,9 +96,11 @@ class WireFile:
                 yield number, Span(position, position + size)
                 position += size
             elif kind in (_FIXED32, _FIXED64):
-                position += 4 if kind == _FIXED32 else 8
+                start, position = position, position + (4 if kind == _FIXED32 else 8)
                 if position > message.stop:
                     raise self.error(f"truncated at byte {position:,}")
+                if fixed:
+                    yield number, Span(start, position)
             else:
                 raise self.error(f"wire type {kind} at byte {position:,}")
 
@@ -114,12 +119,18 @@ class WireFile:
 
     def text(self, value: int | Span, limit: int = 4096) -> str:
         """Decode a string; invalid UTF-8 becomes U+FFFD."""
+        return self.read(value, limit).decode("utf-8", "replace")
+
+    def read(self, value: int | Span, limit: int = 4096) -> bytes:
+        """Return the bytes of a field of at most `limit`."""
         if isinstance(value, int) or value.size > limit:
             raise self.error("a number or an overlong text stands where a name belongs")
+        if value.size > _WINDOW:
+            return os.pread(self._handle, value.size, value.start)
         if value.start < self._window_start or value.stop > self._window_start + len(self._window):
             self._load(value.start)
         start = value.start - self._window_start
-        return self._window[start : start + value.size].decode("utf-8", "replace")
+        return self._window[start : start + value.size]
 
     def span(self, value: int | Span) -> Span:
         """Require a message where there could be a number."""

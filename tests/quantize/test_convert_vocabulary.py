@@ -231,7 +231,7 @@ def test_pieces_are_read_back(tmp_path: Path) -> None:
     path.write_bytes(files.spm_model([("<unk>", 0.0, 2), ("▁a", -1.5, 1)], kind=2, prefix=False))
     model = read_pieces(path)
     assert model.pieces == [Piece("<unk>", 0.0, 2), Piece("▁a", -1.5, 1)]
-    assert (model.kind, model.add_prefix, model.squeeze_spaces) == (2, False, False)
+    assert (model.kind, model.add_prefix) == (2, False)
 
 
 @pytest.mark.parametrize(
