@@ -6,7 +6,9 @@ Invariant: the file is checked whole before the store is touched, and a question
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from lathe.engine.errors import DataError
@@ -16,6 +18,9 @@ from lathe.engine.jobs.values import Outcome
 from lathe.engine.steps import RagGoldenStep
 from lathe.store.rag import documents, questions
 from lathe.store.rag.values import Question
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database as Connection
 
 
 async def run(step: RagGoldenStep, context: ServiceContext) -> Outcome:
@@ -31,9 +36,14 @@ async def run(step: RagGoldenStep, context: ServiceContext) -> Outcome:
                 + f" and {len(missing) - 1} more" * bool(missing[1:]),
                 hint=f"`lathe rag show {step.store}` lists its documents",
             )
-        await asyncio.to_thread(store.write, lambda db: [questions.put(db, question) for question in asked])
+        await asyncio.to_thread(store.write, partial(_enter, asked))
         total = len(await asyncio.to_thread(store.read, questions.listing))
     return Outcome(figures={"added": len(asked), "questions": total})
+
+
+def _enter(asked: list[Question], db: Connection) -> None:
+    for question in asked:
+        questions.put(db, question)
 
 
 def _read(path: Path) -> list[Question]:

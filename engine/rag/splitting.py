@@ -125,7 +125,11 @@ class Splitter:
         settled: list[tuple[Cut, int]] = []
         counts = self._count_all([document.text[cut.start : cut.end] for cut in cuts])
         for cut, tokens in zip(cuts, counts, strict=True):
-            if tokens <= self._room(document.title, cut.path) or len(cut.atoms) == 1:
+            if tokens <= self._room(document.title, cut.path):
+                settled.append((cut, tokens))
+            elif cut.overlap:
+                settled += self._settle(document, [Cut.of(cut.atoms)])
+            elif len(cut.atoms) == 1:
                 settled.append((cut, tokens))
             else:
                 settled += self._settle(document, _bisected(cut))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lathe.engine.rag.splitting import Splitter
 from lathe.engine.rag.values import ParsedDocument, Piece, assemble
@@ -41,6 +41,7 @@ documents = st.lists(st.builds(Piece, prose, kinds, st.none() | st.integers(1, 3
 
 
 @settings(deadline=None, max_examples=150)
+@example([Piece("a"), Piece("a"), Piece("a" * 25)], 8, 1, joining, "")
 @given(documents, st.integers(8, 60), st.integers(0, 12), st.sampled_from([words, joining]), st.text(max_size=20))
 def test_spans_are_exact_fit_and_cover(pieces, tokens: int, overlap: int, count, title: str) -> None:
     document = parsed(*pieces, title=title)
