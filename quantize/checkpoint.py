@@ -153,21 +153,30 @@ def refuse_remote_code(checkpoint: Checkpoint) -> None:
 
 def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     """Read a JSON object from a file of at most `limit` bytes."""
-    value = _parse(path, limit)
+    value = decode_json(read_bytes(path, limit), Any, path)
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} must hold a JSON object")
     return value
 
 
-def _parse(path: Path, limit: int) -> Any:
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Read a file of at most `limit` bytes."""
     try:
         if (size := path.stat().st_size) > limit:
             raise CheckpointError(f"{path} is {size:,} bytes long; the limit for this file is {limit:,}")
-        return msgspec.json.decode(path.read_bytes())
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise InputMissing(f"{path} does not exist") from error
+
+
+def decode_json(data: bytes | msgspec.Raw, kind: Any, path: Path) -> Any:
+    """Decode a document, or a part of one, as `kind`; raise `CheckpointError` when it is something else."""
+    try:
+        return msgspec.json.decode(data, type=kind)
     except RecursionError as error:
         raise CheckpointError(f"{path} nests too deeply") from error
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"{path} is not laid out as expected: {error}") from error
     except ValueError as error:
         raise CheckpointError(f"{path} is no valid JSON: {error}") from error
 
@@ -178,7 +187,7 @@ def _optional(path: Path) -> dict[str, Any]:
 
 def _modules(folder: Path) -> list[dict[str, Any]]:
     path = folder / "modules.json"
-    modules = _parse(path, MAX_CONFIG_BYTES) if path.is_file() else []
+    modules = decode_json(read_bytes(path, MAX_CONFIG_BYTES), Any, path) if path.is_file() else []
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
         raise CheckpointError(f"{path} must hold a list of modules")
     return modules

@@ -222,7 +222,9 @@ def test_a_missing_tokenizer_is_named(source: Path) -> None:
         ('{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}', "no merges"),
         ('{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": [{"id": "x"}]}', "added token"),
         ('{"model": {"type": "Sudoku", "vocab": {"a": 0}}}', "Sudoku"),
-        ("[" * 100_000, "nests too deeply"),
+        ('{"a":' * 100_000, "nests too deeply"),
+        ("[]", "not laid out"),
+        ('{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [7]}}', "not laid out"),
         ("nothing", "no valid JSON"),
     ],
 )

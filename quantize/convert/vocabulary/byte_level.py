@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from lathe.quantize.checkpoint import decode_json
 from lathe.quantize.convert.vocabulary.model import Vocabulary, encoded
 from lathe.quantize.convert.vocabulary.pretokenizers import propose
 from lathe.quantize.convert.vocabulary.source import TokenizerSource, padded_tokens
@@ -24,24 +23,23 @@ def byte_level(source: TokenizerSource, size: int) -> Vocabulary:
 
 def merge_list(source: TokenizerSource) -> list[str]:
     """Return the merges as GGUF wants them: two tokens with a space between, spaces inside written as `Ġ`."""
-    return [f"{left} {right}" for left, right in merge_pairs(source, escape="Ġ")]
+    return [
+        merge if isinstance(merge, str) else f"{merge[0].replace(' ', 'Ġ')} {merge[1].replace(' ', 'Ġ')}"
+        for merge in read_merges(source)
+    ]
 
 
-def merge_pairs(source: TokenizerSource, escape: str = " ") -> list[tuple[str, str]]:
-    """Read the merges of either notation, first merge first."""
-    merges = source.model.get("merges")
-    if not isinstance(merges, list) or not merges:
+def read_merges(source: TokenizerSource) -> list[str | tuple[str, str]]:
+    """Read the merges, first merge first: as `left right`, or as a pair where a token has a space."""
+    merges: list[str | tuple[str, str]] = decode_json(source.merges, list[str | tuple[str, str]], source.path)
+    if not merges:
         raise CheckpointError(f"{source.path} has no merges")
-    return [_pair(merge, source, escape) for merge in merges]
+    for merge in merges:
+        if isinstance(merge, str) and " " not in merge[1:-1]:
+            raise CheckpointError(f"{source.path} has a malformed merge: {merge!r:.80}")
+    return merges
 
 
-def _pair(merge: Any, source: TokenizerSource, escape: str) -> tuple[str, str]:
-    if isinstance(merge, str):
-        left, space, right = merge.partition(" ")
-        if space and left and right:
-            return left, right
-    elif isinstance(merge, list) and len(merge) == 2:
-        left, right = merge
-        if isinstance(left, str) and isinstance(right, str):
-            return left.replace(" ", escape), right.replace(" ", escape)
-    raise CheckpointError(f"{source.path} has a malformed merge: {merge!r:.80}")
+def joined(merge: str | tuple[str, str]) -> str:
+    """Return the token that a merge makes."""
+    return merge.replace(" ", "", 1) if isinstance(merge, str) else merge[0] + merge[1]

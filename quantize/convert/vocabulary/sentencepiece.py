@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lathe.quantize.convert.vocabulary.byte_level import merge_pairs
+from lathe.quantize.convert.vocabulary.byte_level import joined, read_merges
 from lathe.quantize.convert.vocabulary.model import TokenType, Vocabulary, encoded
 from lathe.quantize.convert.vocabulary.pieces import PieceModel
 from lathe.quantize.convert.vocabulary.source import AddedToken, TokenizerSource, looks_special, padded_tokens, steps
@@ -30,8 +30,8 @@ def from_merges(source: TokenizerSource, size: int) -> Vocabulary:
         if types[number] == TokenType.NORMAL and _BYTE.fullmatch(text):
             types[number] = int(TokenType.BYTE)
     rank: dict[str, int] = {}
-    for position, (left, right) in enumerate(merge_pairs(source)):
-        rank.setdefault(left + right, position)
+    for position, merge in enumerate(read_merges(source)):
+        rank.setdefault(joined(merge), position)
     return Vocabulary(
         model="llama",
         tokens=encoded(texts),

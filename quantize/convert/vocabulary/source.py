@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from lathe.quantize.checkpoint import MAX_TOKENIZER_BYTES, Checkpoint, read_json
+from lathe.quantize.checkpoint import MAX_TOKENIZER_BYTES, Checkpoint, decode_json, read_bytes, read_json
 from lathe.quantize.convert.vocabulary.model import MAX_TOKENS, TokenType
 from lathe.quantize.errors import CheckpointError, InputMissing
+
+_PIPELINE = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+_NOTHING = msgspec.Raw(b"null")
 
 
 class AddedToken(msgspec.Struct, frozen=True):
@@ -31,8 +34,12 @@ class TokenizerSource(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     """`BPE`, `WordPiece`, `Unigram`."""
     tokens: dict[int, str]
+    scores: list[float] = []
+    """Of the first tokens; only Unigram has them."""
+    merges: msgspec.Raw = msgspec.Raw(b"[]")
+    """Decoded by who needs them: the largest part of a tokenizer.json."""
     model: dict[str, Any]
-    """The model's own settings; for Unigram with its scored vocabulary."""
+    """The model's other settings."""
     added: dict[int, AddedToken]
     pipeline: dict[str, Any]
     """normalizer, pre_tokenizer, post_processor, decoder."""
@@ -57,34 +64,40 @@ def read_tokenizer(checkpoint: Checkpoint) -> TokenizerSource | None:
     path = checkpoint.file("tokenizer.json")
     if path is None:
         return None
-    document = read_json(path, MAX_TOKENIZER_BYTES)
-    model = document.get("model")
-    if not isinstance(model, dict):
+    document = decode_json(read_bytes(path, MAX_TOKENIZER_BYTES), dict[str, msgspec.Raw], path)
+    model = decode_json(document.get("model", _NOTHING), dict[str, msgspec.Raw] | None, path)
+    if model is None:
         raise CheckpointError(f"{path} has no model")
-    kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
-    vocab = model.get("vocab")
-    if isinstance(vocab, list):  # Unigram: position is the id
-        pairs = [
-            (entry[0] if isinstance(entry, list) and entry else None, number) for number, entry in enumerate(vocab)
-        ]
-    elif isinstance(vocab, dict):
-        pairs = list(vocab.items())
-    else:
-        raise CheckpointError(f"{path} has no vocabulary")
-    tokens = {_identity(number, path): _content(token, path) for token, number in pairs}
-    if len(tokens) != len(pairs):
-        raise CheckpointError(f"{path} gives two tokens the same id")
-    added = added_tokens(document, checkpoint.tokenizer, path)
-    tokens |= {number: token.content for number, token in added.items()}
+    vocab, merges = model.pop("vocab", _NOTHING), model.pop("merges", msgspec.Raw(b"[]"))
+    small = {name: decode_json(raw, Any, path) for name, raw in model.items()}
+    tokens, scores = _vocab(vocab, path)
+    rest = {name: decode_json(raw, Any, path) for name, raw in document.items() if name in (*_PIPELINE, "added_tokens")}
+    added = added_tokens(rest, checkpoint.tokenizer, path)
     return TokenizerSource(
         path=path,
-        kind=str(kind),
-        tokens=tokens,
-        model=model,
+        kind=str(small.get("type") or ("BPE" if merges != b"[]" else "WordPiece")),
+        tokens=tokens | {number: token.content for number, token in added.items()},
+        scores=scores,
+        merges=merges,
+        model=small,
         added=added,
-        pipeline={part: document.get(part) for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder")},
+        pipeline={part: rest.get(part) for part in _PIPELINE},
         settings=checkpoint.tokenizer,
     )
+
+
+def _vocab(raw: msgspec.Raw, path: Path) -> tuple[dict[int, str], list[float]]:
+    """Read the vocabulary: tokens by id, or scored tokens whose position is the id (Unigram)."""
+    if bytes(raw).lstrip()[:1] == b"[":
+        pairs = decode_json(raw, list[tuple[str, float]], path)
+        return {number: token for number, (token, _) in enumerate(pairs)}, [score for _, score in pairs]
+    ids = decode_json(raw, dict[str, int] | None, path)
+    if ids is None:
+        raise CheckpointError(f"{path} has no vocabulary")
+    tokens = {_identity(number, path): token for token, number in ids.items()}
+    if len(tokens) != len(ids):
+        raise CheckpointError(f"{path} gives two tokens the same id")
+    return tokens, []
 
 
 def need_tokenizer(checkpoint: Checkpoint) -> TokenizerSource:
@@ -166,9 +179,3 @@ def _identity(number: Any, path: Path) -> int:
     if type(number) is not int or not 0 <= number < MAX_TOKENS:
         raise CheckpointError(f"{path} has the token id {number!r:.40}; ids run from 0 to {MAX_TOKENS - 1:,}")
     return number
-
-
-def _content(token: Any, path: Path) -> str:
-    if not isinstance(token, str):
-        raise CheckpointError(f"{path} has a token that is no text: {token!r:.60}")
-    return token

@@ -18,9 +18,7 @@ _PADDING = -10_000.0
 def unigram(source: TokenizerSource, size: int) -> Vocabulary:
     """Convert a Unigram tokenizer from tokenizer.json."""
     texts, types = padded_tokens(source, size)
-    scores = [_PADDING] * size
-    for number, entry in enumerate(source.model["vocab"]):
-        scores[number] = _score(entry, source)
+    scores = source.scores + [_PADDING] * (size - len(source.scores))
     unknown = source.model.get("unk_id")
     if type(unknown) is int and 0 <= unknown < size:
         types[unknown] = int(TokenType.UNKNOWN)
@@ -37,12 +35,6 @@ def unigram(source: TokenizerSource, size: int) -> Vocabulary:
         scores=scores,
         extra=extra,
     )
-
-
-def _score(entry: Any, source: TokenizerSource) -> float:
-    if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], int | float):
-        return float(entry[1])
-    raise CheckpointError(f"{source.path} has a malformed piece: {entry!r:.80}")
 
 
 def _decoded(rules: Any, source: TokenizerSource) -> bytes:
