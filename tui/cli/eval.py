@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from lathe.engine.errors import MissingError
 from lathe.engine.evals.results import Comparison, EvalRun
 from lathe.engine.jobs.values import Job
 from lathe.engine.steps import EvalStep, GateStep
@@ -207,6 +208,47 @@ def export(shell: Shell, run: str, style: Any, baseline: str | None, output: Pat
         from lathe.engine.evals.reports.files import write
 
         write(output, text)
+
+    shell.run(work)
+
+
+@evaluate.command("review")
+@click.argument("run")
+@click.argument("case")
+@click.argument("label", type=click.Choice(["accept", "reject", "edit"]))
+@click.option("--edited", help="The answer as it should have been; with the label edit.")
+@click.option("--explain", default="", help="Why.")
+@click.option("--by", default="me", show_default=True, help="Whose judgement it is.")
+@click.pass_obj
+def review_(shell: Shell, run: str, case: str, label: str, edited: str | None, explain: str, by: str) -> None:
+    """Judge the answer of CASE (as `task/case`) in RUN."""
+    from lathe.engine.evals.reviews import judgement, of_record
+
+    async def work(workbench: Workbench) -> None:
+        found, after = await workbench.eval_run(run), 0
+        while page := await workbench.eval_records(found.id, after):
+            after += len(page)
+            for record in page:
+                if record.label == case:
+                    subject, judged = of_record(found.id, found.model, record, edited)
+                    await workbench.review(judgement(subject, label, judged, f"human {by}", explanation=explain))
+                    say(f"{subject}: {label}")
+                    return
+        raise MissingError(f"{found.id} has no case {case!r}", hint=f"`lathe eval show {found.id} --cases` lists them")
+
+    shell.run(work)
+
+
+@evaluate.command("reviews")
+@click.option("--to", "style", type=click.Choice(["jsonl", "sft", "dpo"]), default="jsonl", show_default=True)
+@click.pass_obj
+def reviews_(shell: Shell, style: str) -> None:
+    """Judgements as JSON lines: as they were given, or as examples for fine-tuning (SFT, DPO)."""
+    from lathe.engine.evals import reviews
+
+    async def work(workbench: Workbench) -> None:
+        write = {"jsonl": reviews.plain, "sft": reviews.sft, "dpo": reviews.dpo}[style]
+        put(write(await workbench.reviews()).rstrip("\n"))
 
     shell.run(work)
 

@@ -22,7 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "quantize": ("work:quantize", "Quantize a GGUF model."),
     "perplexity": ("work:perplexity", "Perplexity over a text, as llama-perplexity computes it."),
     "bench": ("work:bench", "Prompt and generation speed, with llama-bench's rows."),
-    "eval": ("eval:evaluate", "Eval suites: run, list, show, compare, gate, export, baseline, rm."),
+    "eval": ("eval:evaluate", "Eval suites: run, list, show, compare, gate, export, review, baseline, rm."),
     "serve": ("serve:serve", "Serve models over HTTP (OpenAI, Anthropic and Ollama APIs)."),
     "keys": ("serve:keys", "Tokens of the HTTP API: list, make, revoke."),
     "rag": ("rag:rag", "RAG stores: build, add, query, ask, verify, list, eval, reembed."),

@@ -120,6 +120,9 @@ def test_the_shell_runs_gates_and_exits_1(home: Path, embedded_gguf: Path, tmp_p
     assert "pick/paths" in lathe("show", "release", "--cases")
     assert "the same" in lathe("compare", "release", "release")
     assert "no suite 'stdlb'; did you mean 'stdlib'?" in lathe("run", "stdlb", str(embedded_gguf), code=66)
+    lathe("review", "release", "say/join", "edit", "--edited", "It joins paths.")
+    assert json.loads(lathe("reviews", "--to", "sft"))["messages"][1]["content"] == "It joins paths."
+    assert "has no case" in lathe("review", "release", "say/none", "accept", code=66)
     assert "is forgotten" in lathe("rm", "release", "--yes")
 
 
