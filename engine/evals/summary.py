@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from lathe.engine.evals import statistics as stats
-from lathe.engine.evals.metrics.metric import Metric
+from lathe.engine.evals.metrics.metric import Metric, mean
 from lathe.engine.evals.metrics.registry import metrics_of
 from lathe.engine.evals.results import Interval, Record, TaskSummary
 from lathe.engine.evals.statistics import Floats
@@ -47,6 +47,9 @@ def interval(metric: Metric, records: Sequence[Record]) -> Interval | None:
     if metric.share and bool((rows[:, 1] == 1).all()):
         return stats.wilson(float(rows[:, 0].sum()), len(rows))
     found = stats.bootstrap(rows, metric.combine)
+    if found.low == found.high and metric.combine is mean and 0 <= found.value <= 1:
+        # Cases that are all alike leave the bootstrap nothing to draw; of what lies in [0, 1], a share spreads most.
+        return stats.wilson(found.value * len(rows), len(rows))
     return found if math.isfinite(found.value + found.low + found.high) else None
 
 

@@ -174,6 +174,13 @@ async def test_multiple_comparisons_are_corrected_and_told(tmp_path: Path, book:
     assert any("by chance alone" in text for text in comparison.warnings)
 
 
+async def test_cases_that_are_all_alike_are_not_certain(tmp_path: Path, book: EvalBook) -> None:
+    run = await evaluate(_suite(tmp_path), book, _says(set(range(COUNT))), limit=4)
+    zero = next(summary for summary in run.summaries if summary.task == "say").metrics["f1"]
+    assert (zero.value, zero.low) == (0, 0)
+    assert zero.high > 0.4
+
+
 class _Strict(HTMLParser):
     """Collects tags and refuses what a self-contained page must not have."""
 
