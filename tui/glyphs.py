@@ -41,27 +41,26 @@ class Glyphs(msgspec.Struct, frozen=True):
     up: str
     down: str
     separator: str
-    caret: str
-    """The end of a text that is still being written."""
-    on: str
-    off: str
     rule: str
+    bar: str
+    """A vertical line."""
+    bullet: str
 
 
 UNICODE = Glyphs(
     name="unicode", levels=" ▁▂▃▄▅▆▇█", partial="╸", full="━", track="─", border="round", ellipsis="…", branch="├ ",
     last_branch="╰ ", cursor="▌", marked="●", unmarked="·", good="●", busy="◐", idle="○", bad="✕", warn="▲",
-    arrow="→", up="▲", down="▼", separator="·", caret="▌", on="on", off="off", rule="─",
+    arrow="→", up="▲", down="▼", separator="·", rule="─", bar="│", bullet="•",
 )  # fmt: skip
 BLOCKS = Glyphs(
     name="blocks", levels=" ▄█", partial="▌", full="█", track="░", border="solid", ellipsis="..", branch="├ ",
     last_branch="└ ", cursor=">", marked="*", unmarked=" ", good="*", busy="~", idle="-", bad="x", warn="!", arrow="->",
-    up="^", down="v", separator="·", caret="_", on="on", off="off", rule="─",
+    up="^", down="v", separator="·", rule="─", bar="│", bullet="*",
 )  # fmt: skip
 ASCII = Glyphs(
     name="ascii", levels=" _.:-=+*#", partial="", full="#", track=".", border="ascii", ellipsis="..", branch="|-",
     last_branch="'-", cursor=">", marked="*", unmarked=" ", good="*", busy="~", idle="-", bad="x", warn="!", arrow="->",
-    up="^", down="v", separator="|", caret="_", on="on", off="off", rule="-",
+    up="^", down="v", separator="|", rule="-", bar="|", bullet="*",
 )  # fmt: skip
 SETS = {glyphs.name: glyphs for glyphs in (UNICODE, BLOCKS, ASCII)}
 

@@ -102,7 +102,8 @@ _ATTRIBUTES: dict[str, str] = {
     "text": "", "value": "bold", "title": "bold", "dim": "", "faint": "dim", "good": "", "warn": "bold", "bad": "bold",
     "accent": "bold", "a": "bold", "b": "underline", "key": "bold", "graph": "", "graph-low": "dim", "track": "dim",
     "part1": "", "part2": "dim", "part3": "dim", "place": "reverse bold", "badge": "reverse", "alarm": "reverse bold",
-    "cursor": "reverse", "row": "underline", "mark": "bold", "match": "reverse",
+    "cursor": "reverse", "row": "underline", "mark": "bold", "match": "reverse", "emphasis": "italic", "code": "",
+    "code-comment": "dim", "code-keyword": "bold", "code-string": "", "code-number": "", "code-name": "bold",
 }  # fmt: skip
 
 
@@ -150,4 +151,11 @@ def inks(theme: Theme, colour: bool = True) -> Inks:
         "row": ink(foreground, panel),
         "mark": ink(secondary, bold=True),
         "match": ink(background, warn),
+        "emphasis": Style(color=foreground.rich_color, italic=True),
+        "code": ink(foreground, panel),
+        "code-comment": ink(foreground.blend(panel, 0.36), panel),
+        "code-keyword": ink(primary, panel),
+        "code-string": ink(good, panel),
+        "code-number": ink(secondary, panel),
+        "code-name": ink(foreground, panel, bold=True),
     }

@@ -183,7 +183,7 @@ async def test_answers_survive_and_are_kept_as_they_came(rich: bool) -> None:
             lines = screen_lines(app)
             assert not any(CONTROL.search(line) for line in lines)
             assert all(cell_len(line) <= 100 for line in lines)
-        assert len(pane.transcript.query_children()) == 2 * len(TEXTS)
+        assert len(pane.transcript.turns) == 2 * len(TEXTS)
 
 
 async def test_a_link_in_an_answer_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,11 @@ from lathe.tui.keys import FORBIDDEN, flat
 from lathe.tui.places import PLACES
 from lathe.tui.screens import card, delete, dialogs, forms, load, palette, reading, template, welcome
 from lathe.tui.screens.base import FilterRow, PlaceScreen
-from lathe.tui.widgets.chat import Prompt, Transcript
 from lathe.tui.widgets.chrome import MAX_HINTS
 from lathe.tui.widgets.grid import Grid
 from lathe.tui.widgets.logview import LogView
+from lathe.tui.widgets.prompt import Prompt
+from lathe.tui.widgets.transcript import Transcript
 from rich.cells import cell_len
 from support.screens import running, screen_lines, screen_text, type_text, until
 from textual.binding import Binding

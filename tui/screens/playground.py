@@ -24,9 +24,9 @@ from lathe.tui.screens.sampling import sampling_form
 from lathe.tui.text import line as one_line
 from lathe.tui.views.models import card_of
 from lathe.tui.widgets.base import Canvas, Panel, Words
-from lathe.tui.widgets.chat import Prompt, Said
 from lathe.tui.widgets.paint import Line, bar, spread, wrap
 from lathe.tui.widgets.pane import Pane
+from lathe.tui.widgets.prompt import Prompt
 from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
@@ -167,7 +167,7 @@ class Playground(PlaceScreen):
 
     def _show_empty(self, pane: Pane) -> None:
         empty = pane.query_one(".empty", Words)
-        bare = not pane.transcript.query_children(Said)
+        bare = not pane.transcript.turns
         empty.display = bare
         pane.transcript.display = not bare
         if not bare:
@@ -265,9 +265,7 @@ class Playground(PlaceScreen):
         options = self._paired()
         for pane in self.panes:
             pane.conversation.ask(text)
-            pane.query_one(".empty").display = False
-            pane.transcript.display = True
-            await pane.say("user", "you", text)
+            pane.say("user", "you", text)
             self._start(pane, options)
 
     def _paired(self) -> Options:
@@ -297,7 +295,7 @@ class Playground(PlaceScreen):
         received: list[str] = []
         cost = Cost(finish="cancelled")
         failed = ""
-        await pane.begin(rich=self.rich)
+        pane.begin(rich=self.rich)
         try:
             async with aclosing(self.lathe.link.bench.generate(request)) as deltas:
                 async for delta in deltas:
@@ -310,7 +308,7 @@ class Playground(PlaceScreen):
             failed = f"{failure.message}  {failure.hint}".strip()
             self.lathe.report(failure, what=pane.model)
         finally:
-            await pane.end(cost, "".join(received), bad=failed)
+            pane.end(cost, "".join(received), bad=failed)
             if self.is_current:
                 self._entitle_prompt()
                 self.query_one(_Params).redraw()
@@ -359,9 +357,9 @@ class Playground(PlaceScreen):
             case "clear":
                 self.action_new()
             case "again":
-                self.run_worker(self.action_again(), exit_on_error=False)
+                self.action_again()
             case "edit":
-                self.run_worker(self.action_edit(), exit_on_error=False)
+                self.action_edit()
             case "template":
                 self.action_template()
             case "params":
@@ -472,25 +470,25 @@ class Playground(PlaceScreen):
 
         self.lathe.do(lambda bench: bench.render(pane.model, messages), show, what=pane.model)
 
-    async def action_again(self) -> None:
+    def action_again(self) -> None:
         """The last question once more."""
         if any(pane.streaming for pane in self.panes):
             self.lathe.notify("An answer is still streaming; ctrl+c stops it.", severity="warning")
             return
         options = self._paired()
         for pane in self.panes:
-            text = await pane.rewind()
+            text = pane.rewind()
             if text is not None:
                 pane.conversation.ask(text)
-                await pane.say("user", "you", text)
+                pane.say("user", "you", text)
                 self._start(pane, options)
 
-    async def action_edit(self) -> None:
+    def action_edit(self) -> None:
         """The last question back into the prompt."""
         if any(pane.streaming for pane in self.panes):
             self.lathe.notify("An answer is still streaming; ctrl+c stops it.", severity="warning")
             return
-        texts = [await pane.rewind() for pane in self.panes]
+        texts = [pane.rewind() for pane in self.panes]
         found = next((text for text in texts if text is not None), None)
         if found is not None:
             prompt = self.query_one(Prompt)
@@ -501,13 +499,9 @@ class Playground(PlaceScreen):
     def action_new(self) -> None:
         """Forget the conversation."""
         self.stop_streams()
-
-        async def clear() -> None:
-            for pane in self.query(Pane):
-                await pane.clear()
-            self.redraw()
-
-        self.run_worker(clear(), exit_on_error=False)
+        for pane in self.query(Pane):
+            pane.clear()
+        self.redraw()
 
     def action_markdown(self) -> None:
         """Markdown or plain text for the answers to come."""

@@ -46,6 +46,20 @@ def look_of(widget: Widget) -> Look:
 class Painted(Widget):
     """A widget that draws its own lines with inks."""
 
+    _base: Style | None = None
+
+    @property
+    def base_style(self) -> Style:
+        """The widget's colours; Textual works them out anew at each call, which was half of a repaint."""
+        if self._base is None:
+            self._base = self.rich_style
+        return self._base
+
+    def notify_style_update(self) -> None:
+        """Styles or theme changed: work them out again."""
+        self._base = None
+        super().notify_style_update()
+
     @property
     def look(self) -> Look:
         """Inks and glyphs of the running app."""
@@ -58,7 +72,7 @@ class Painted(Widget):
 
     def strip_of(self, line: Line, width: int, ground: str | None = None) -> Strip:
         """Turn a line into a strip of exactly `width` cells; `ground` names an ink laid under all of it."""
-        base = self.rich_style
+        base = self.base_style
         inks = self.look.inks
         under = inks[ground] if ground else None
         segments = []
@@ -101,7 +115,7 @@ class Canvas(Painted):
         if self._strips is None or self._drawn != size:
             self._strips = [self.strip_of(line, size.width) for line in self.draw(size.width, size.height)]
             self._drawn = size
-        return self._strips[y] if y < len(self._strips) else Strip.blank(size.width, self.rich_style)
+        return self._strips[y] if y < len(self._strips) else Strip.blank(size.width, self.base_style)
 
 
 class Words(Static):

@@ -207,7 +207,7 @@ class Grid(Painted, ScrollView, can_focus=True):
             return self.strip_of(self._heading(width), width)
         index = y - self._head + self.scroll_offset.y
         if index >= len(self._rows):
-            return Strip.blank(width, self.rich_style)
+            return Strip.blank(width, self.base_style)
         row = self._rows[index]
         at_cursor = row.key == self.cursor
         ground = "cursor" if at_cursor and self.has_focus else "row" if at_cursor else None

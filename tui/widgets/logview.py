@@ -213,10 +213,10 @@ class LogView(Painted, ScrollView, can_focus=True):
                 text = one_line(lines[y - top])
                 blank = " " * max(0, (width - cell_len(text)) // 2)
                 return self.strip_of([(blank + text, "text" if y == top else "dim")], width)
-            return Strip.blank(width, self.rich_style)
+            return Strip.blank(width, self.base_style)
         number = y + self.scroll_offset.y
         if number >= len(self._rows):
-            return Strip.blank(width, self.rich_style)
+            return Strip.blank(width, self.base_style)
         index, text, first = self._rows[number]
         entry = self._visible[index]
         lead: Line = []

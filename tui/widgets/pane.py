@@ -1,7 +1,7 @@
 """`Pane`: one model's side of the Playground: its conversation, its transcript, the pace of its answer.
 
-The screen feeds it deltas; the pane decides when they are shown. Invariant: nothing is drawn while nobody looks at the
-end of the transcript, and everything is kept.
+The screen feeds it deltas; ten times a second it shows what came. Invariant: nothing is drawn while the place is
+hidden, and everything is kept.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from lathe.engine.generation import Delta
 from lathe.tui import chat, formats
 from lathe.tui.chat import Conversation, Cost
 from lathe.tui.widgets.base import Panel, Words, look_of
-from lathe.tui.widgets.chat import FLUSH_S, Said, Transcript
+from lathe.tui.widgets.transcript import Said, Transcript
 from textual.app import ComposeResult
 from textual.timer import Timer
+
+FLUSH_S = 0.1
 
 
 class Pane(Panel):
@@ -25,95 +27,95 @@ class Pane(Panel):
         self.letter = letter
         self.model = ""
         self.conversation = Conversation()
-        self.said: Said | None = None
         self.streaming = False
-        self.tokens = 0
-        self.first_s: float | None = None
-        self.started = 0.0
-        self._timer: Timer | None = None
+        self._said: Said | None = None
+        self._fresh = False
+        self._tokens = 0
+        self._first_s: float | None = None
+        self._started = 0.0
+        self._clock: Timer | None = None
 
     def compose(self) -> ComposeResult:
-        """The transcript."""
-        yield Words("", id=f"empty-{self.letter.lower()}", classes="empty")
+        """What is shown before the first turn, and the turns."""
+        yield Words("", classes="empty")
         yield Transcript()
 
     def on_mount(self) -> None:
-        """The flushing clock runs only while something streams."""
-        self._timer = self.set_interval(FLUSH_S, self.flush, pause=True)
+        """The clock runs only while something streams."""
+        self._clock = self.set_interval(FLUSH_S, self.flush, pause=True)
 
     @property
     def transcript(self) -> Transcript:
         """The turns."""
         return self.query_one(Transcript)
 
-    async def begin(self, *, rich: bool) -> None:
+    def say(self, role: str, speaker: str, text: str) -> None:
+        """Put a whole turn."""
+        self.query_one(".empty").display = False
+        self.transcript.display = True
+        self.transcript.put(Said(role, speaker, text))
+
+    def begin(self, *, rich: bool) -> None:
         """An answer is on its way."""
-        self.said = Said("assistant", self.model, rich=rich)
-        self.streaming, self.tokens, self.first_s, self.started = True, 0, None, time.monotonic()
-        await self.transcript.put(self.said)
-        if self._timer is not None:
-            self._timer.resume()
+        self._said = Said("assistant", self.model, rich=rich)
+        self.streaming, self._tokens, self._first_s, self._started = True, 0, None, time.monotonic()
+        self.transcript.put(self._said)
+        if self._clock is not None:
+            self._clock.resume()
 
     def take(self, delta: Delta) -> None:
         """A piece of it."""
-        if self.first_s is None and delta.text:
-            self.first_s = time.monotonic() - self.started
-        self.tokens += len(delta.tokens) or bool(delta.text)
-        if self.said is not None and delta.text:
-            self.said.add(delta.text)
+        if self._first_s is None and delta.text:
+            self._first_s = time.monotonic() - self._started
+        self._tokens += len(delta.tokens) or bool(delta.text)
+        if self._said is not None and delta.text:
+            self._said.add(delta.text)
+            self._fresh = True
 
-    async def flush(self) -> None:
-        """Show what came, unless nobody looks at the end."""
-        said = self.said
-        if said is None or not self.screen.is_current:
+    def flush(self) -> None:
+        """Show what came, if the place is visible."""
+        if not self.screen.is_current:
             return
-        if said.waiting and (self.transcript.at_end or not self.streaming):
-            await said.flush()
-            self.transcript.to_end()
+        if self._fresh:
+            self._fresh = False
+            self.transcript.measure()
         self.footnote(self.pace())
 
     def pace(self) -> str:
         """The live figures, as this front measures them."""
         if not self.streaming:
             return ""
-        if self.first_s is None:
-            return f"waiting {formats.ago(time.monotonic() - self.started)}"
-        took = time.monotonic() - self.started - self.first_s
-        speed = formats.rate((self.tokens - 1) / took) if self.tokens > 2 and took > 0.2 else formats.NONE
-        held = "" if self.transcript.at_end else "  paused: G goes on"
-        return f"first {formats.latency(self.first_s)}  {speed} tok/s  {self.tokens} tokens{held}"
+        if self._first_s is None:
+            return f"waiting {formats.ago(time.monotonic() - self._started)}"
+        took = time.monotonic() - self._started - self._first_s
+        speed = formats.rate((self._tokens - 1) / took) if self._tokens > 2 and took > 0.2 else formats.NONE
+        held = "" if self.transcript.following else "  G follows"
+        return f"first {formats.latency(self._first_s)}  {speed} tok/s  {self._tokens} tokens{held}"
 
-    async def end(self, cost: Cost, text: str, *, bad: str = "") -> None:
+    def end(self, cost: Cost, text: str, *, bad: str = "") -> None:
         """The answer is whole."""
         self.streaming = False
-        if self._timer is not None:
-            self._timer.pause()
-        following = self.transcript.at_end
-        if self.said is not None:
-            await self.said.finish(bad or chat.cost_text(cost, look_of(self).glyphs), bad=bool(bad))
+        if self._clock is not None:
+            self._clock.pause()
+        if self._said is not None:
+            self._said.finish(bad or chat.cost_text(cost, look_of(self).glyphs), bad=bool(bad))
+            self.transcript.measure()
         if text or not bad:
             self.conversation.answer(text, cost)
-        if following:
-            self.transcript.to_end()
         self.footnote("")
 
-    async def say(self, role: str, name: str, text: str, *, rich: bool = True) -> None:
-        """Put a whole turn."""
-        await self.transcript.put(Said(role, name, text, rich=rich))
-
-    async def rewind(self) -> str | None:
+    def rewind(self) -> str | None:
         """Take the last question back, on the screen too."""
         text = self.conversation.take_back()
-        turns = list(self.transcript.query_children(Said))
-        for index in range(len(turns) - 1, -1, -1):
-            if turns[index].role == "user":
-                await self.transcript.remove_children(turns[index:])
-                break
+        turns = self.transcript.turns
+        last = next((index for index in range(len(turns) - 1, -1, -1) if turns[index].role == "user"), None)
+        if last is not None:
+            self.transcript.drop_from(last)
         return text
 
-    async def clear(self) -> None:
+    def clear(self) -> None:
         """A new conversation; the system prompt stays."""
         system = self.conversation.system
         self.conversation = Conversation()
         self.conversation.system = system
-        await self.transcript.remove_children()
+        self.transcript.drop_from(0)
