@@ -12,6 +12,7 @@ from collections.abc import Hashable
 
 import msgspec
 from lathe.engine.scheduler.radix import Node, RadixTree
+from lathe.engine.scheduler.spill import WORTH, Spill
 
 Realm = Hashable
 """Requests of one realm may share cells: same principal, same adapters."""
@@ -34,7 +35,27 @@ class Drop(msgspec.Struct, frozen=True):
     end: int | None = None
 
 
-Effect = Share | Drop
+class Save(msgspec.Struct, frozen=True):
+    """Copy a whole sequence to main memory, as `entry`."""
+
+    sequence: int
+    entry: int
+
+
+class Restore(msgspec.Struct, frozen=True):
+    """Replace what a sequence covers by a copy of `entry`, in cells of its own."""
+
+    entry: int
+    sequence: int
+
+
+class Discard(msgspec.Struct, frozen=True):
+    """Forget an entry."""
+
+    entry: int
+
+
+Effect = Share | Drop | Save | Restore | Discard
 
 
 class Hold:
@@ -55,7 +76,16 @@ class Hold:
 class Ledger:
     """Cells, native sequences and the prefixes they hold."""
 
-    def __init__(self, capacity: int, sequences: int, *, share: bool = True, evict_at_least: int = 64) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        sequences: int,
+        *,
+        share: bool = True,
+        evict_at_least: int = 64,
+        idle_tokens: int | None = None,
+        spill_tokens: int = 0,
+    ) -> None:
         """Start with an empty cache.
 
         Args:
@@ -63,12 +93,16 @@ class Ledger:
             sequences: native sequences, numbered from 0; at least as many as requests run at once.
             share: whether prefixes may be shared; recurrent states cannot be cut.
             evict_at_least: tokens taken off a long leaf at a time, so that a full cache is not searched for every one.
+            idle_tokens: cells that may wait for a next request (None: all); more make attention slow for nothing.
+            spill_tokens: how many tokens of evicted prefixes main memory may hold.
         """
         self.capacity = capacity
         self.effects: list[Effect] = []
         """To be carried out before the next batch, in order; whoever does takes them."""
         self._share = share
         self._evict_at_least = evict_at_least
+        self._idle_tokens = capacity if idle_tokens is None else idle_tokens
+        self._spill = Spill(spill_tokens, whole=not share)
         self._free = list(range(sequences - 1, -1, -1))
         self._trees: dict[Realm, RadixTree] = {}
         self._private = 0
@@ -94,7 +128,8 @@ class Ledger:
     def known(self, realm: Realm, tokens: list[int], limit: int) -> int:
         """How many of the first `limit` tokens could be borrowed."""
         tree = self._trees.get(realm)
-        return 0 if tree is None or not self._share else tree.match(tokens, limit)[1]
+        here = 0 if tree is None or not self._share else tree.match(tokens, limit)[1]
+        return max(here, self._spill.find(realm, tokens, limit)[1])
 
     def room_for(self, realm: Realm, tokens: list[int], limit: int) -> tuple[int, int]:
         """What a new request would find.
@@ -105,17 +140,13 @@ class Ledger:
         """
         known, available = 0, self.capacity - self.used
         for of, tree in self._trees.items():
-            covered: set[Node] = set()
-            for node in tree.nodes():
-                if node.running:
-                    covered.update(_path(node))
-            partly = 0
+            uncovered = _uncovered(tree)
+            available += sum(len(node.tokens) for node in uncovered)
             if of == realm and self._share:
                 node, known = tree.match(tokens, limit)
-                if node not in covered and node.parent is not None:
-                    partly = known - node.start
-                    covered.update(_path(node.parent))
-            available += sum(len(node.tokens) for node in tree.nodes() if node not in covered) - partly
+                for above in _path(node):
+                    if above in uncovered:
+                        available -= min(above.end, known) - above.start
         return known, available
 
     # -- holds ---------------------------------------------------------------------------------------------------
@@ -123,8 +154,12 @@ class Ledger:
         """Begin a request: borrow what is known of its first `limit` tokens."""
         tree = self._trees.setdefault(realm, RadixTree())
         tree.users += 1
-        if not self._share:
-            limit = 0
+        hold = self._borrow(realm, tree, tokens, limit if self._share else 0)
+        self._recall(hold, tokens, limit)
+        return hold
+
+    def _borrow(self, realm: Realm, tree: RadixTree, tokens: list[int], limit: int) -> Hold:
+        """Share what is in the cache."""
         self._touch(tree.match(tokens, limit)[0])  # before leaves make way: what is borrowed goes last
         while not self._free:
             node, depth = tree.match(tokens, limit)
@@ -145,6 +180,24 @@ class Ledger:
             node.running.add(sequence)
             self._touch(node)
         return Hold(realm, sequence, node)
+
+    def _recall(self, hold: Hold, tokens: list[int], limit: int) -> None:
+        """Bring back from main memory what the cache no longer has."""
+        entry, matched = self._spill.find(hold.realm, tokens, limit)
+        known = hold.computed
+        if entry is None or matched - known < WORTH or not self.reserve(len(entry.tokens)):
+            return
+        self._spill.touch(entry)
+        self.effects.append(Restore(entry.number, hold.sequence))
+        if matched < len(entry.tokens):
+            self.effects.append(Drop(hold.sequence, matched))
+        lender = self._trees[hold.realm].other_lender(hold.node, hold.sequence) if known else None
+        if lender is not None:
+            self.effects.append(Drop(hold.sequence, 0, known))
+            self.effects.append(Share(lender, hold.sequence, 0, known))
+        hold.computed = matched
+        self._private += matched - known
+        self.publish(hold, tokens)
 
     def compute(self, hold: Hold, count: int) -> None:
         """Note that the next `count` tokens of a request now have cells."""
@@ -194,6 +247,7 @@ class Ledger:
         tree.users -= 1
         if not self._share:
             self._private -= hold.computed
+            self._save(hold.realm, hold.sequence, tokens[: hold.computed])
             self._release(hold.sequence)
         else:
             self.publish(hold, tokens)
@@ -205,6 +259,7 @@ class Ledger:
                 self._release(hold.sequence)
                 tree.tidy(node)
         self._discard_if_empty(hold.realm)
+        self._cool()
 
     def forget(self, realm: Realm) -> None:
         """Let go of everything of a realm that no running request uses."""
@@ -214,6 +269,7 @@ class Ledger:
             for node in tree.nodes():
                 if node.kept is not None:
                     self._release(node.kept)
+        self.effects.extend(map(Discard, self._spill.forget(realm)))
 
     # -- room ----------------------------------------------------------------------------------------------------
     def reserve(self, cells: int) -> bool:
@@ -223,6 +279,9 @@ class Ledger:
             if oldest is None:
                 return False
             realm, leaf = oldest
+            if self._spills(leaf):
+                self._evict(realm, leaf)
+                continue
             keep = len(leaf.tokens) - max(cells - (self.capacity - self.used), self._evict_at_least)
             if keep > 0:
                 self._trim(self._trees[realm], leaf, keep)
@@ -250,6 +309,8 @@ class Ledger:
         """Free a leaf of the cache; a parent that becomes one inherits its sequence."""
         tree, sequence = self._trees[realm], leaf.kept
         assert sequence is not None
+        if self._spills(leaf):
+            self._save(realm, sequence, tree.path(leaf))
         parent = tree.remove(leaf)
         if parent.parent is not None and not parent.children and not parent.running:
             self.effects.append(Drop(sequence, parent.end))
@@ -258,6 +319,28 @@ class Ledger:
             self._release(sequence)
             tree.tidy(parent)
         self._discard_if_empty(realm)
+
+    def _spills(self, leaf: Node) -> bool:
+        """Whether a leaf goes to main memory: most of its path must be its own, for the whole path is copied."""
+        return self._spill.takes(leaf.end) and len(leaf.tokens) >= WORTH and 2 * len(leaf.tokens) >= leaf.end
+
+    def _save(self, realm: Realm, sequence: int, tokens: list[int]) -> None:
+        entry, gone = self._spill.add(realm, tokens)
+        self.effects.extend(map(Discard, gone))
+        if entry is not None:
+            self.effects.append(Save(sequence, entry))
+
+    def _cool(self) -> None:
+        """Let go of what has waited longest, when more waits than may."""
+        while self._idle() > self._idle_tokens:
+            oldest = self._oldest()
+            if oldest is None:
+                return
+            self._evict(*oldest)
+
+    def _idle(self) -> int:
+        """Cells of trees that no running request covers."""
+        return sum(len(node.tokens) for tree in self._trees.values() for node in _uncovered(tree))
 
     def _discard_if_empty(self, realm: Realm) -> None:
         tree = self._trees[realm]
@@ -272,6 +355,15 @@ class Ledger:
         self._clock += 1
         for above in _path(node):
             above.used_at = self._clock
+
+
+def _uncovered(tree: RadixTree) -> set[Node]:
+    """Nodes that no running request covers."""
+    nodes = set(tree.nodes())
+    for node in list(nodes):
+        if node.running:
+            nodes.difference_update(_path(node))
+    return nodes
 
 
 def _path(node: Node) -> list[Node]:

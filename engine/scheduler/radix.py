@@ -97,6 +97,30 @@ class RadixTree:
         return next(iter(node.running)) if node.kept is None else node.kept
 
     @staticmethod
+    def other_lender(node: Node, sequence: int) -> int | None:
+        """A sequence that covers `node`, besides the one given; None without any."""
+        stack = [node]
+        while stack:
+            below = stack.pop()
+            for one in below.running:
+                if one != sequence:
+                    return one
+            if below.kept is not None:
+                return below.kept
+            stack.extend(below.children.values())
+        return None
+
+    @staticmethod
+    def path(node: Node) -> list[int]:
+        """All tokens from the root to the end of a node."""
+        parts: list[list[int]] = []
+        above: Node | None = node
+        while above is not None:
+            parts.append(above.tokens)
+            above = above.parent
+        return [token for part in reversed(parts) for token in part]
+
+    @staticmethod
     def split(node: Node, depth: int) -> Node:
         """Return the node that ends at `depth`, which is within `node`'s edge; make it if need be."""
         keep = depth - node.start

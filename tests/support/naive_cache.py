@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-from lathe.engine.scheduler.ledger import Drop, Effect, Share
+from lathe.engine.scheduler.ledger import Discard, Drop, Effect, Restore, Save, Share
 
 
 class NaiveCache:
@@ -13,6 +13,7 @@ class NaiveCache:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.cells: list[tuple[int, int, set[int]]] = []
+        self.saved: dict[int, list[tuple[int, int]]] = {}
 
     def apply(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -23,6 +24,17 @@ class NaiveCache:
                     for _, _, sequences in covered:
                         assert target not in sequences
                         sequences.add(target)
+                case Save(sequence, entry):
+                    self.saved[entry] = sorted((cell[0], cell[1]) for cell in self.cells if sequence in cell[2])
+                    assert [position for position, _ in self.saved[entry]] == list(range(len(self.saved[entry])))
+                case Restore(entry, sequence):
+                    for _, _, sequences in self.cells:
+                        sequences.discard(sequence)
+                    self.cells = [cell for cell in self.cells if cell[2]]
+                    self.cells += [(position, text, {sequence}) for position, text in self.saved[entry]]
+                    assert len(self.cells) <= self.capacity, "no room for what comes back"
+                case Discard(entry):
+                    del self.saved[entry]
                 case Drop(sequence, start, end):
                     for position, _, sequences in self.cells:
                         if position >= start and (end is None or position < end):

@@ -178,7 +178,7 @@ def test_an_aborted_batch_is_planned_again() -> None:
     assert engine.finished == [0]
 
 
-# -- fairness ----------------------------------------------------------------------------------------------------------
+# -- fairness ---------------------------------------------------------------------------------------------------------
 def test_a_busy_principal_does_not_push_out_a_quiet_one() -> None:
     engine = SimulatedEngine(slots=1)
     for request in range(20):
@@ -216,7 +216,7 @@ def test_priority_goes_first_and_waiting_raises_it() -> None:
     assert 10 < engine.finished.index(1) < 40, "newcomers of higher priority overtook it only for a while"
 
 
-# -- pacing ------------------------------------------------------------------------------------------------------------
+# -- pacing -----------------------------------------------------------------------------------------------------------
 def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 

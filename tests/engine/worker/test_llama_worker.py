@@ -558,3 +558,38 @@ def test_closing_the_channel_ends_a_busy_worker(start: Any) -> None:
 def test_an_unknown_adapter_is_refused(worker: WorkerChild) -> None:
     refused = worker.answer(worker.generate(prompt="x", adapters={"poet": 1.0}))
     assert "poet" in refused.failed.failure.message
+
+
+# -- prefixes that left the cache --------------------------------------------------------------------------------------
+def test_prefixes_come_back_from_main_memory(start: Any) -> None:
+    child = start(slots=2, context=512, kv_tokens=1024)
+    prompts = [f"Chapter {index}. " + LONG[index * 50 : index * 50 + 900] for index in range(8)]
+    first = [child.answer(child.generate(prompt=prompt, max_tokens=8)) for prompt in prompts]
+    assert sum(answer.last.usage.prompt_tokens for answer in first) > 2 * 1024
+    before = computed(child)
+    again = [child.answer(child.generate(prompt=prompt, max_tokens=8)) for prompt in prompts]
+    assert [answer.text() for answer in again] == [answer.text() for answer in first]
+    assert computed(child) - before <= 2 * len(prompts)
+    assert child.beats[-1].stats.kv_used <= 1024
+
+
+def test_what_comes_back_is_shared_and_extended(start: Any) -> None:
+    child = start(slots=4, context=512, kv_tokens=1024)
+    prefix = "A prefix of its own. " + LONG[:900]
+    expected = [child.text(prompt=f"{prefix} {word}", max_tokens=6, cache_prompt=False) for word in "abcd"]
+    child.text(prompt=prefix, max_tokens=4)
+    for index in range(6):
+        child.text(prompt=f"{index} " + LONG[index * 40 : index * 40 + 900], max_tokens=4)
+    before = computed(child)
+    requests = [child.generate(prompt=f"{prefix} {word}", max_tokens=6) for word in "abcd"]
+    answers = child.collect(*requests)
+    assert [answers[request].text() for request in requests] == expected
+    assert computed(child) - before < 40
+
+
+def test_without_spill_what_left_is_computed_again(start: Any) -> None:
+    child = start(slots=2, context=512, kv_tokens=1024, spill_bytes=0)
+    prompts = [f"Chapter {index}. " + LONG[index * 50 : index * 50 + 900] for index in range(8)]
+    for prompt in prompts:
+        child.text(prompt=prompt, max_tokens=2)
+    assert child.answer(child.generate(prompt=prompts[0], max_tokens=2)).last.usage.cached_tokens < 100

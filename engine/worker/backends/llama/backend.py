@@ -49,6 +49,9 @@ from lathe.engine.worker.renderer import Renderer
 from lathe.engine.worker.templates import ChatTemplate
 
 MAX_WAITING = 4096
+_IDLE_TOKENS = 4096
+"""Cells of prefixes that may wait for their next request before main memory is the better place: attention passes
+over them in every batch. A quarter of a larger cache may wait."""
 
 
 class LlamaBackend:
@@ -74,7 +77,10 @@ class LlamaBackend:
         if model.chat_template:
             self._renderer.warm_up()
         share = not loaded.recurrent
-        self._ledger = Ledger(info.kv_tokens, loaded.sequences, share=share)
+        self._ledger = Ledger(
+            info.kv_tokens, loaded.sequences, share=share, spill_tokens=loaded.spill_tokens,
+            idle_tokens=max(_IDLE_TOKENS, info.kv_tokens // 4) if loaded.spill_tokens else None,
+        )  # fmt: skip
         self._scheduler = Scheduler(
             slots=options.slots, batch_tokens=loaded.context.n_batch, max_outputs=loaded.max_outputs,
             max_waiting=MAX_WAITING, ledger=self._ledger, share=share,

@@ -38,6 +38,8 @@ _LOGITS_BYTES = 64 * 2**20
 """What the rows of logits of one batch may take."""
 _KV_SHARE = 0.6
 """Part of the free memory that a KV cache of unstated size may take."""
+_SPILL_CACHES, _SPILL_SHARE = 4, 0.125
+"""Main memory for evicted prefixes, in KV caches and as part of what is free; the smaller counts."""
 _PAD = 256
 """llama.cpp rounds the KV cache up to a multiple of this."""
 _ELEMENT_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32,
@@ -57,6 +59,8 @@ class Loaded(msgspec.Struct, frozen=True):
     max_outputs: int
     recurrent: bool
     """Its memory is a state that cannot be cut, so prefixes cannot be shared."""
+    spill_tokens: int
+    """Tokens of evicted prefixes that main memory may hold."""
 
 
 class _Buffers:
@@ -123,7 +127,8 @@ def load(path: str, options: LoadOptions, progress: Progress) -> Loaded:
         capabilities=_capabilities(model, options),
         system=bindings().llama_print_system_info().decode("utf-8", "replace"),
     )
-    return Loaded(model, context, info, sequences, sequences, model.is_recurrent)
+    spill_tokens = _spill_tokens(options, info) if options.prefix_cache else 0
+    return Loaded(model, context, info, sequences, sequences, model.is_recurrent, spill_tokens)
 
 
 def _context(model: LlamaModel, options: LoadOptions) -> tuple[LlamaContext, int]:
@@ -172,6 +177,17 @@ def _affordable(model: LlamaModel, options: LoadOptions) -> int:
     assert options.kv_type in KV_TYPES
     cell_bytes = model.n_layer * row * _ELEMENT_BYTES[options.kv_type]
     return int(psutil.virtual_memory().available * _KV_SHARE / max(1.0, cell_bytes))
+
+
+def _spill_tokens(options: LoadOptions, info: WorkerInfo) -> int:
+    """What the bytes for spilled prefixes come to in tokens."""
+    import psutil
+
+    cache_bytes = info.kv_bytes or 0
+    allowed = options.spill_bytes
+    if allowed is None:
+        allowed = min(_SPILL_CACHES * cache_bytes, int(psutil.virtual_memory().available * _SPILL_SHARE))
+    return int(allowed / cache_bytes * info.kv_tokens) if cache_bytes else 0
 
 
 def _gpu_layers(options: LoadOptions) -> int:

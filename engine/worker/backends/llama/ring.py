@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import time
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from lathe.engine.errors import InternalError
 from lathe.engine.native.batch import Batch
 from lathe.engine.native.llama import LlamaContext, bindings, complaint
-from lathe.engine.scheduler.ledger import Drop, Effect, Share
+from lathe.engine.scheduler.ledger import Discard, Drop, Effect, Restore, Save, Share
 from lathe.engine.scheduler.sequence import Chunk, Plan
 from lathe.engine.worker.backends.llama.abort import AbortFlag
 from lathe.engine.worker.backends.llama.probabilities import Rows
@@ -33,6 +36,8 @@ class Ring:
         self._batch = Batch(context.n_batch)
         self._abort = AbortFlag(context)
         self._view: tuple[int, Rows] | None = None
+        self._saved: dict[int, npt.NDArray[np.uint8]] = {}
+        """States of sequences that left the cache."""
         self._flight: dict[int, int] | None = None
         """Prompt tokens per request in the batch that is being decoded."""
         self.busy_since = 0.0
@@ -52,6 +57,12 @@ class Ring:
                 case Drop(sequence, start, end):
                     if not self._context.remove(sequence, start, -1 if end is None else end):
                         raise InternalError(f"llama.cpp cannot cut sequence {sequence} at {start}")
+                case Save(sequence, entry):
+                    self._saved[entry] = self._state(sequence)
+                case Restore(entry, sequence):
+                    self._bring_back(self._saved[entry], sequence)
+                case Discard(entry):
+                    del self._saved[entry]
 
     def compute(self, plan: Plan) -> float | None:
         """Decode a plan's tokens; returns the seconds it took, None when it was aborted.
@@ -96,6 +107,18 @@ class Ring:
             self._view = address, self._context.logits(self._max_outputs)
         return self._view[1]
 
+    def _state(self, sequence: int) -> npt.NDArray[np.uint8]:
+        size = self._lib.llama_state_seq_get_size(self._context.handle, sequence)
+        state = np.empty(size, np.uint8)
+        written = self._lib.llama_state_seq_get_data(self._context.handle, _bytes(state), size, sequence)
+        if written != size:
+            raise InternalError(f"llama.cpp saved {written} of {size} bytes of sequence {sequence}")
+        return state
+
+    def _bring_back(self, state: npt.NDArray[np.uint8], sequence: int) -> None:
+        if not self._lib.llama_state_seq_set_data(self._context.handle, _bytes(state), len(state), sequence):
+            raise InternalError(f"llama.cpp could not bring back a prefix: {complaint()}")
+
     def _fill(self, plan: Plan) -> None:
         batch = self._batch
         batch.clear()
@@ -111,6 +134,10 @@ class Ring:
             tokens = chunk.sequence.tokens[chunk.start : chunk.start + chunk.count]
             end = batch.extend(tokens, chunk.start, _native(chunk)).stop
             batch.output[end - chunk.outputs : end] = 1
+
+
+def _bytes(state: npt.NDArray[np.uint8]) -> Any:
+    return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 def _native(chunk: Chunk) -> int:

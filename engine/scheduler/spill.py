@@ -1,0 +1,103 @@
+"""Prefixes that left the KV cache for main memory: what is there, what goes when it is full.
+
+An entry is the state of a whole sequence. Bringing one back costs a copy, computing it anew costs the prompt; and
+cells that only wait make every batch slower, since attention passes over them. Invariant: entries together have at
+most `capacity` tokens, and none is found from another realm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from lathe.engine.scheduler.radix import common_prefix
+
+WORTH = 64
+"""Tokens below which a prefix is computed again rather than kept."""
+
+
+class Entry:
+    """A saved prefix."""
+
+    __slots__ = ("number", "realm", "tokens", "used_at")
+
+    def __init__(self, number: int, realm: Hashable, tokens: list[int], used_at: int) -> None:
+        self.number = number
+        self.realm = realm
+        self.tokens = tokens
+        self.used_at = used_at
+
+
+class Spill:
+    """The index of saved prefixes; the states themselves are with whoever carries effects out."""
+
+    def __init__(self, capacity: int, *, whole: bool) -> None:
+        """Start empty.
+
+        Args:
+            capacity: tokens.
+            whole: whether an entry is of use only to texts that begin with all of it (recurrent states).
+        """
+        self._capacity = capacity
+        self._whole = whole
+        self._entries: dict[int, Entry] = {}
+        self._size = 0
+        self._numbers = 0
+        self._clock = 0
+
+    def find(self, realm: Hashable, tokens: list[int], limit: int) -> tuple[Entry | None, int]:
+        """The entry that shares most with the first `limit` tokens, and how many."""
+        best, best_at = None, 0
+        for entry in self._entries.values():
+            if entry.realm == realm:
+                same = min(common_prefix(entry.tokens, tokens), limit)
+                if same > best_at and not (self._whole and same < len(entry.tokens)):
+                    best, best_at = entry, same
+        return best, best_at
+
+    def takes(self, tokens: int) -> bool:
+        """Whether a prefix of so many tokens is worth an entry and can have one."""
+        return WORTH <= tokens <= self._capacity
+
+    def add(self, realm: Hashable, tokens: list[int]) -> tuple[int | None, list[int]]:
+        """Make an entry.
+
+        Returns:
+            Its number, None when it is there already or is not worth it, and the numbers of those that make way.
+        """
+        if not self.takes(len(tokens)):
+            return None, []
+        known, same = self.find(realm, tokens, len(tokens))
+        if known is not None and same == len(tokens):
+            self.touch(known)
+            return None, []
+        gone = [
+            entry.number
+            for entry in self._entries.values()
+            if entry.realm == realm and tokens[: len(entry.tokens)] == entry.tokens and not self._whole
+        ]
+        for number in gone:  # the new one holds all that these hold
+            self._remove(number)
+        while self._size + len(tokens) > self._capacity:
+            oldest = min(self._entries.values(), key=lambda entry: entry.used_at).number
+            self._remove(oldest)
+            gone.append(oldest)
+        self._numbers += 1
+        self._clock += 1
+        self._entries[self._numbers] = Entry(self._numbers, realm, tokens, self._clock)
+        self._size += len(tokens)
+        return self._numbers, gone
+
+    def touch(self, entry: Entry) -> None:
+        """Note that an entry was used."""
+        self._clock += 1
+        entry.used_at = self._clock
+
+    def forget(self, realm: Hashable) -> list[int]:
+        """Drop a realm's entries; returns their numbers."""
+        gone = [entry.number for entry in self._entries.values() if entry.realm == realm]
+        for number in gone:
+            self._remove(number)
+        return gone
+
+    def _remove(self, number: int) -> None:
+        self._size -= len(self._entries.pop(number).tokens)
