@@ -74,7 +74,7 @@ async def tick(app: LatheApp, pilot: Pilot[None], bench: ScriptedWorkbench, seco
     await pilot.pause()
 
 
-async def until(pilot: Pilot[None], condition: Any, tries: int = 200) -> None:
+async def until(pilot: Pilot[None], condition: Any, tries: int = 3000) -> None:
     """Wait for a condition without a fixed delay."""
     for _ in range(tries):
         if condition():
