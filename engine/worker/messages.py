@@ -56,7 +56,7 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Path of a draft model for speculation; `lookup` for prompt lookup."""
     prefix_cache: bool = True
     spill_bytes: int | None = None
-    """Main memory for prefixes that left the KV cache; None: four times the cache, at most an eighth of what is free."""
+    """Main memory for prefixes that left the KV cache; None: four KV caches, at most an eighth of what is free."""
     ttl_s: float | None = None
     """Unload after this long without a request; None: never."""
 
