@@ -13,7 +13,8 @@ from typing import Literal
 
 import msgspec
 from lathe.engine.errors import UsageError
-from lathe.engine.evals.statistics import Interval, kappa, wilson
+from lathe.engine.evals.results import Interval
+from lathe.engine.evals.statistics import kappa, wilson
 from lathe.engine.generation import Message, ScoreRequest
 from lathe.engine.workbench import Workbench
 
