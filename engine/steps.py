@@ -129,6 +129,42 @@ class ImatrixStep(_Step, frozen=True, kw_only=True, tag="imatrix"):
     force: bool = False
 
 
+class TuneStep(_Step, frozen=True, kw_only=True, tag="tune"):
+    """Find the mix of types that is closest to the model for a size, measured on a text and on this machine."""
+
+    model: str
+    text: str
+    """Path of the calibration text; what is measured later should be measured on another."""
+    max_size: str | None = None
+    """The file wanted: at most so many bytes (`4GB`, `2.5GiB`, `2888160`), or as large as a file type (`Q4_K_M`)."""
+    max_kld: Annotated[float, Meta(gt=0)] | None = None
+    """The file wanted: the smallest within this mean divergence, or a closer one where a size is given, too."""
+    min_tokens_per_s: Annotated[float, Meta(gt=0)] | None = None
+    """The file wanted: generates at least this fast here."""
+    sizes: tuple[str, ...] = ()
+    """More sizes to find mixes for, written as `max_size`."""
+    compare: tuple[str, ...] = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M")
+    """llama.cpp's own recipes to measure beside."""
+    kinds: tuple[str, ...] = ()
+    """Tensor types to choose from; none: all that are worth trying."""
+    imatrix: str | None = None
+    """Importance matrix; None: collected from the text."""
+    feedback: bool = True
+    """Round with the second moments of each weight's input: the same bytes, less error."""
+    context: Positive = 256
+    chunks: Positive = 48
+    minutes: Annotated[float, Meta(gt=0)] = 30
+    """After this nothing optional is begun."""
+    speed: bool = True
+    """Time prompt and generation of every point."""
+    threads: Count = 0
+    gpu_layers: int | None = None
+    output: str | None = None
+    """Path of the GGUF file, where a wish names one."""
+    name: str | None = None
+    force: bool = False
+
+
 class BenchStep(_Step, frozen=True, kw_only=True, tag="bench"):
     """Prompt and generation speed with llama-bench's rows."""
 
@@ -303,7 +339,7 @@ class GateStep(_Step, frozen=True, kw_only=True, tag="gate"):
 
 
 Step = (
-    ScanStep | VerifyStep | ConvertStep | QuantizeStep | PerplexityStep | KldStep | ImatrixStep | BenchStep | ServeStep
+    ScanStep | VerifyStep | ConvertStep | QuantizeStep | PerplexityStep | KldStep | ImatrixStep | TuneStep | BenchStep | ServeStep
     | GenerateStep | RagBuildStep | RagReembedStep | RagQueryStep | RagAskStep | RagEvalStep | RagGoldenStep
     | RagVerifyStep
     | EvalStep | GateStep

@@ -41,6 +41,7 @@ KINDS: dict[type, Kind] = {
     steps.PerplexityStep: Kind(target="perplexity:run"),
     steps.KldStep: Kind(target="kld:run"),
     steps.ImatrixStep: Kind(target="imatrix:run"),
+    steps.TuneStep: Kind(target="tune:run"),
     steps.BenchStep: Kind(target="bench:run"),
     steps.ServeStep: Kind(target="serve:run", service=True),
     steps.GenerateStep: Kind(target="generate:run", service=True),

@@ -74,21 +74,25 @@ def planned(options: BenchOptions) -> list[BenchTest]:
 
 def bench(path: Path, options: BenchOptions, progress: Progress | None = None) -> BenchResult:
     """Load a model and time every test on it."""
-    wanted = planned(options)
-    total = len(wanted) * options.repetitions
     started = time.monotonic()
     with LlamaModel(path, gpu_layers=options.gpu_layers) as model:
         load_s = time.monotonic() - started
-        rows = []
-        for number, test in enumerate(wanted):
-            row = _row(model, test, options)
-            samples = []
-            for sample in _samples(model, test, options):
-                samples.append(sample)
-                if progress is not None:
-                    progress(row.test, number * options.repetitions + len(samples), total)
-            rows.append(msgspec.structs.replace(row, samples_ns=tuple(samples)))
-    return BenchResult(rows=tuple(rows), load_s=load_s)
+        return BenchResult(rows=time_model(model, options, progress), load_s=load_s)
+
+
+def time_model(model: LlamaModel, options: BenchOptions, progress: Progress | None = None) -> tuple[BenchRow, ...]:
+    """Time every test on a loaded model."""
+    wanted = planned(options)
+    rows = []
+    for number, test in enumerate(wanted):
+        row = _row(model, test, options)
+        samples = []
+        for sample in _samples(model, test, options):
+            samples.append(sample)
+            if progress is not None:
+                progress(row.test, number * options.repetitions + len(samples), len(wanted) * options.repetitions)
+        rows.append(msgspec.structs.replace(row, samples_ns=tuple(samples)))
+    return tuple(rows)
 
 
 def _samples(model: LlamaModel, test: BenchTest, options: BenchOptions) -> Iterator[int]:

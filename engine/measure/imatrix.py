@@ -130,7 +130,7 @@ def collect(
     if earlier is not None:
         collector.start_from(earlier)
         datasets = tuple(dict.fromkeys((*earlier.datasets, dataset)))
-    runner = _Run(chunks, threads)
+    runner = Run(chunks, threads)
     with LlamaContext(model, runner.options, on_node=collector.on_node) as context:
         for done in runner.decode(context, start):
             if progress is not None:
@@ -138,7 +138,7 @@ def collect(
     return collector.matrix(datasets, chunks.n_ctx)
 
 
-class _Run:
+class Run:
     """The chunks with every position an output: the last layer skips tokens whose logits nobody wants."""
 
     def __init__(self, chunks: Chunks, threads: int) -> None:

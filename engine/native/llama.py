@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -77,6 +77,7 @@ class LlamaModel(Vocabulary):
         mmap: bool = True,
         vocab_only: bool = False,
         progress: Callable[[float], bool] | None = None,
+        shards: Sequence[Path] = (),
     ) -> None:
         """Load `path`; the header must have passed the strict preflight before.
 
@@ -85,6 +86,7 @@ class LlamaModel(Vocabulary):
             mmap: map the file instead of reading it.
             vocab_only: tokenizer and metadata alone, no weights.
             progress: called with 0..1; False stops the load.
+            shards: the files of a split model, whatever they are called; `path` then only names it.
 
         Raises:
             DataError: llama.cpp refuses the file; the message carries its reason.
@@ -107,7 +109,11 @@ class LlamaModel(Vocabulary):
         params.use_extra_bufts = vocab_only or tiles.work()
         params.progress_callback = lib.llama_progress_callback(report)
         forget()
-        self._handle = lib.llama_model_load_from_file(os.fsencode(path), params)
+        if shards:
+            names = (ctypes.c_char_p * len(shards))(*map(os.fsencode, shards))
+            self._handle = lib.llama_model_load_from_splits(names, len(shards), params)
+        else:
+            self._handle = lib.llama_model_load_from_file(os.fsencode(path), params)
         if failures:
             self.close()
             raise failures[0]

@@ -1,0 +1,200 @@
+"""Job: the frontier of size and divergence for a model, and the file that answers the user's wish.
+
+Without a wish the frontier alone is the result. Invariant: a wish that nothing answers is an honest no (exit 1) with
+everything that was measured, never a file that misses it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from lathe.engine.errors import ExitCode
+from lathe.engine.jobs.outputs import gguf_path, model_sha256, output_path, recipe_key, reporter, tools, variant_name
+from lathe.engine.jobs.values import Artefact, Figure, JobContext, Outcome
+from lathe.engine.paths import Home
+from lathe.engine.steps import TuneStep
+from lathe.engine.tune.frontier import Point, Wish, best, pareto
+from lathe.quantize.artefact import file_sha256, new_artefact
+
+if TYPE_CHECKING:
+    from lathe.engine.tune.laboratory import Laboratory
+
+_NAME_OF_MIX = "MIX"
+
+
+class FrontierFile(msgspec.Struct, frozen=True, kw_only=True):
+    """What the JSON artefact holds."""
+
+    model: str
+    model_sha256: str
+    text: str
+    text_sha256: str
+    context: int
+    chunks: int
+    feedback: bool
+    exact: bool
+    """Whether divergence was computed over the whole vocabulary."""
+    readings: int
+    """Measurements taken."""
+    points: tuple[Point, ...]
+    """By size; the first of equals is the better."""
+    sensitivity: dict[str, dict[str, float]]
+    """Tensor -> type -> divergence it alone would cause."""
+    tensor_bytes: dict[str, dict[str, int]]
+
+
+def run(step: TuneStep, context: JobContext) -> Outcome:
+    """Measure, choose, write."""
+    from lathe.engine.measure.chunks import read_text
+    from lathe.engine.native.devices import devices
+    from lathe.engine.tune.laboratory import Laboratory, Settings
+    from lathe.engine.tune.sensitivity import KINDS
+
+    entry = context.model(step.model)
+    source = gguf_path(entry)
+    text_path = Path(step.text).expanduser()
+    text = read_text(text_path)
+    digest = hashlib.sha256(text).hexdigest()
+    model_digest = entry.sha256 or model_sha256(entry, reporter(context, 1, 1))
+    accelerated = any(device.kind in ("gpu", "igpu") for device in devices())
+    settings = Settings(
+        kinds=step.kinds or KINDS,
+        imatrix=Path(step.imatrix).expanduser() if step.imatrix else None,
+        feedback=step.feedback,
+        n_ctx=step.context,
+        n_chunks=step.chunks,
+        seconds=60 * step.minutes,
+        speed=step.speed or step.min_tokens_per_s is not None,
+        threads=step.threads,
+        gpu_layers=(-1 if accelerated else 0) if step.gpu_layers is None else step.gpu_layers,
+    )
+    recipe = _recipe(step, entry.name, model_digest, digest)
+    folder = Home(Path(context.spec.home)).root / "tune" / recipe_key(_what_was_measured(recipe))[:16]
+    laboratory = Laboratory(source, text, text_path.name, folder, settings, reporter(context, 1, 1))
+    laboratory.search.sensitivities()
+    wish = Wish(
+        max_bytes=laboratory.bytes_of(step.max_size) if step.max_size else None,
+        max_kld=step.max_kld,
+        min_tokens_per_s=step.min_tokens_per_s,
+    )
+    points = _points(step, wish, laboratory, context)
+    chosen = best(points, wish)
+    frontier = pareto(points)
+    artefacts: list[Artefact] = []
+    wished = any((step.max_size, step.max_kld, step.min_tokens_per_s))
+    if chosen is not None and chosen.mix is not None and wished:
+        output = output_path(context, step.output, step.name or variant_name(entry, _NAME_OF_MIX))
+        artefacts += _made(step, context, laboratory, chosen, output, recipe, entry.id)
+    artefacts.append(_frontier_file(step, context, laboratory, points, entry.name, model_digest, digest))
+    laboratory.tidy()
+    if wished and chosen is None:
+        context.log("nothing that was measured answers the wish", "warn")
+    figures: dict[str, Figure] = {"readings": laboratory.search.readings, "points": len(points)}
+    if chosen is not None and wished:
+        figures |= {
+            "chosen": chosen.label, "bytes": chosen.bytes, "mean_kld": chosen.kld, "mean_kld_error": chosen.kld_error,
+            "kld_99_9": chosen.kld_99_9, "same_top_p": chosen.same_top, "tokens_per_s": chosen.tokens_per_s,
+        }  # fmt: skip
+    exit_code = ExitCode.NEGATIVE if wished and chosen is None else ExitCode.OK
+    rows = tuple(_row(point, point in frontier) for point in points)
+    return Outcome(artefacts=tuple(artefacts), figures=figures, rows=rows, exit=int(exit_code))
+
+
+def _points(step: TuneStep, wish: Wish, laboratory: Laboratory, context: JobContext) -> list[Point]:
+    """Every point that was asked for, measured, by size."""
+    points = [laboratory.recipe(kind) for kind in step.compare]
+    sizes = [laboratory.bytes_of(size) for size in step.sizes]
+    sizes += [wish.max_bytes] if wish.max_bytes is not None else []
+    if not sizes and wish.max_kld is None:
+        sizes = [point.bytes for point in points]
+    points += [laboratory.mix(size) for size in dict.fromkeys(sizes)]
+    if wish.max_kld is not None:
+        points.append(laboratory.within(wish.max_kld))
+    for point in points:
+        speed = "" if point.tokens_per_s is None else f", {point.tokens_per_s:.1f} tokens/s"
+        context.log(f"{point.label}: {point.bytes:,} bytes, mean KLD {point.kld:.5f} ± {point.kld_error:.5f}{speed}")
+    return sorted(points, key=lambda point: (point.bytes, point.kld))
+
+
+def _recipe(step: TuneStep, name: str, model_digest: str, text_digest: str) -> dict[str, Figure]:
+    recipe: dict[str, Figure] = {
+        "made_by": "tune", "source": name, "source_sha256": model_digest, "text_sha256": text_digest,
+        "imatrix_sha256": file_sha256(Path(step.imatrix).expanduser()) if step.imatrix else None,
+        "context": step.context, "chunks": step.chunks, "feedback": step.feedback, "kinds": ",".join(step.kinds),
+    }  # fmt: skip
+    return recipe | tools()
+
+
+def _what_was_measured(recipe: dict[str, Figure]) -> dict[str, Figure]:
+    """The part of a recipe that the laboratory's folder depends on."""
+    return {name: value for name, value in recipe.items() if name not in ("source", "kinds")}
+
+
+def _made(
+    step: TuneStep,
+    context: JobContext,
+    laboratory: Laboratory,
+    point: Point,
+    output: Path,
+    recipe: dict[str, Figure],
+    parent: str,
+) -> list[Artefact]:
+    """Write the file and, beside it, its types as llama-quantize reads them."""
+    assert point.mix is not None
+    recipe = recipe | {"mix_sha256": hashlib.sha256(msgspec.json.encode(point.mix, order="sorted")).hexdigest()}
+    inputs = [header.path for header in laboratory.headers]
+    with new_artefact(output, inputs=inputs, expected_bytes=point.bytes, force=step.force) as part:
+        laboratory.write(
+            part, point.mix, {"lathe.recipe": recipe_key(recipe), "lathe.source_sha256": str(recipe["source_sha256"])}
+        )
+    context.log(f"{output}: {output.stat().st_size:,} bytes")
+    types = output.with_suffix(".types.txt")
+    lines = [f"^{name.replace('.', chr(92) + '.')}$={kind.lower()}\n" for name, kind in point.mix.items()]
+    with new_artefact(types, force=True) as part:
+        part.write_text("".join(lines))
+    name = step.name or output.stem
+    return [
+        Artefact(
+            name=name, path=str(output), format="gguf", bytes=output.stat().st_size,
+            sha256=file_sha256(output, reporter(context, 1, 1)), parent=parent, recipe=recipe,
+        ),
+        Artefact(name=f"{name} types", path=str(types), format="text", bytes=types.stat().st_size, parent=parent),
+    ]  # fmt: skip
+
+
+def _frontier_file(
+    step: TuneStep,
+    context: JobContext,
+    laboratory: Laboratory,
+    points: list[Point],
+    model: str,
+    model_digest: str,
+    text_digest: str,
+) -> Artefact:
+    choices = laboratory.search.choices()
+    document = FrontierFile(
+        model=model,
+        model_sha256=model_digest,
+        text=Path(step.text).name,
+        text_sha256=text_digest,
+        context=step.context,
+        chunks=step.chunks,
+        feedback=step.feedback,
+        exact=laboratory.exact,
+        readings=laboratory.search.readings,
+        points=tuple(points),
+        sensitivity={name: {option.kind: option.cost for option in listed} for name, listed in choices.items()},
+        tensor_bytes={name: {option.kind: option.bytes for option in listed} for name, listed in choices.items()},
+    )
+    path = output_path(context, None, f"{variant_name(context.model(step.model), 'frontier')}", ".json")
+    with new_artefact(path, force=True) as part:
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1))
+    return Artefact(name=path.name, path=str(path), format="json", bytes=path.stat().st_size, sha256=file_sha256(path))
+
+
+def _row(point: Point, on_frontier: bool) -> dict[str, Figure]:
+    row: dict[str, Figure] = {name: value for name, value in msgspec.structs.asdict(point).items() if name != "mix"}
+    return row | {"frontier": on_frontier}

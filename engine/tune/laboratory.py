@@ -1,0 +1,244 @@
+"""The whole of tuning for one model: text, importances, moments, search, comparison, speeds; one point per file.
+
+Everything here works in one folder that outlives the job, so a second wish about the same model and text begins where
+the first one ended. Invariant: the folder's name tells model, text and settings apart, so nothing in it is ever stale.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+from lathe.engine.errors import UsageError
+from lathe.engine.measure import chunks as chunked
+from lathe.engine.measure import imatrix, moments
+from lathe.engine.measure.bench import BenchOptions, time_model
+from lathe.engine.native.llama import LlamaModel
+from lathe.engine.tune.frontier import Point
+from lathe.engine.tune.search import Found, Search
+from lathe.engine.tune.sensitivity import KINDS
+from lathe.engine.tune.yardstick import Reading, Yardstick
+from lathe.quantize.gguf.header import read_sharded
+from lathe.quantize.imatrix import Imatrix, read_imatrix, write_imatrix
+from lathe.quantize.moments import MomentFolder
+from lathe.quantize.plan import QuantizeOptions
+from lathe.quantize.quantizer import plan_quantization, quantize_gguf
+from lathe.quantize.types import FILE_TYPES, tensor_type
+from lathe.quantize.variants import Variants
+
+_SIZE = re.compile(r"([\d.]+) *([KMGT]?)(i?)B?", re.IGNORECASE)
+_HEAD_ROOM = 1024
+"""Bytes kept free for the provenance that is written into a file."""
+_PADDING = 32
+_IMATRIX_CHUNKS = 100
+
+Report = Callable[[str, float, float | None, str], None]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How to tune."""
+
+    kinds: tuple[str, ...] = KINDS
+    imatrix: Path | None = None
+    feedback: bool = True
+    n_ctx: int = 256
+    n_chunks: int = 48
+    seconds: float = 1800
+    speed: bool = True
+    threads: int = 0
+    gpu_layers: int = 0
+
+
+class Laboratory:
+    """One model and one text."""
+
+    def __init__(self, source: Path, text: bytes, label: str, folder: Path, settings: Settings, report: Report) -> None:
+        """Load the tokenizer and cut the text; `label` names the text in what is written."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._source = source
+        self._folder = folder
+        self._settings = settings
+        self._report = report
+        self._label = label
+        self._until = time.monotonic() + settings.seconds
+        self.headers = read_sharded(source)
+        self._files = [header.path for header in self.headers]
+        with self._original() as model:
+            calibration = chunked.cut(model, text, settings.n_ctx)
+            self.imatrix = self._importances(model, calibration.limited(_IMATRIX_CHUNKS))
+            self._moments = self._second_moments(model, calibration.limited(_IMATRIX_CHUNKS))
+        self.variants = Variants(self.headers, folder / "variants", self.imatrix, self._moments, settings.threads or 1)
+        measured = calibration.limited(settings.n_chunks)
+        self._yardstick = Yardstick(self._files, measured, threads=settings.threads, gpu_layers=settings.gpu_layers)
+        self.search = Search(
+            self.variants,
+            self._yardstick,
+            folder / "measured.json",
+            kinds=settings.kinds,
+            until=self._until,
+            progress=lambda label, done, total: report(label, done, total, "reading"),
+        )
+
+    # -- points ------------------------------------------------------------------------------------------------------
+    def mix(self, budget: int) -> Point:
+        """The best mix for a file of at most `budget` bytes."""
+        return self._mix_point(self.search.find(budget - self._overhead() - _PADDING * len(self.search.names)))
+
+    def within(self, divergence: float) -> Point:
+        """The smallest mix whose measured divergence is at most this, found by asking for less and less."""
+        wanted = divergence
+        for _ in range(4):
+            found = self.search.closest(wanted)
+            if found.reading.kld <= divergence:
+                break
+            wanted *= 0.97 * divergence / found.reading.kld
+        return self._mix_point(found)
+
+    def recipe(self, kind: str) -> Point:
+        """One of llama.cpp's own recipes with the same importances."""
+        path = self._folder / f"{kind}.gguf"
+        options = QuantizeOptions(type=kind, imatrix=self._folder / "imatrix.gguf", threads=self._settings.threads)
+        report = quantize_gguf(self._source, path, options, force=True)
+        try:
+            reading = self._yardstick.read([path])
+            return self._point(kind, None, None, report.plan.bytes, reading, [path])
+        finally:
+            path.unlink()
+
+    def bytes_of(self, size: str) -> int:
+        """A size as users write it, in bytes; a file type stands for its own size."""
+        if size.upper() in FILE_TYPES:
+            options = QuantizeOptions(type=size, imatrix=self._folder / "imatrix.gguf")
+            return plan_quantization(self._source, options).bytes
+        found = _SIZE.fullmatch(size.strip())
+        if not found:
+            raise UsageError(f"{size!r} is no size", hint="write 4GB, 2.5GiB, a number of bytes or a file type")
+        power = "KMGT".find(found[2].upper()) + 1 if found[2] else 0
+        return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+
+    def write(self, path: Path, mix: dict[str, str], metadata: dict[str, str | int]) -> None:
+        """Write a mix as one file."""
+        self.variants.write(path, mix, metadata | {"general.file_type": _nearest_file_type(mix, self.variants)})
+
+    @property
+    def exact(self) -> bool:
+        """Whether divergence is computed over the whole vocabulary."""
+        return self._yardstick.exact
+
+    def tidy(self) -> None:
+        """Drop what is large and can be made again; what was measured stays."""
+        shutil.rmtree(self._folder / "variants", ignore_errors=True)
+        shutil.rmtree(self._folder / "moments", ignore_errors=True)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+    def _mix_point(self, found: Found) -> Point:
+        size = self.headers[0].data_offset + self.variants.size(found.mix) + _HEAD_ROOM
+        files = self.variants.paths(found.mix)
+        return self._point(f"mix {size / 1e6:,.2f} MB", found.mix, found.predicted, size, found.reading, files)
+
+    def _point(
+        self,
+        label: str,
+        mix: dict[str, str] | None,
+        predicted: float | None,
+        size: int,
+        reading: Reading,
+        files: Sequence[Path],
+    ) -> Point:
+        elements = sum(tensor.elements for tensor in self.variants.tensors.values())
+        point = Point(
+            label=label,
+            mix=mix,
+            bytes=size,
+            bits_per_weight=8 * size / elements,
+            predicted_kld=predicted,
+            kld=reading.kld,
+            kld_error=reading.error,
+            kld_99_9=reading.kld_99_9,
+            same_top=reading.same_top,
+            perplexity=reading.perplexity,
+        )
+        return self._timed(point, files) if self._settings.speed else point
+
+    def _timed(self, point: Point, files: Sequence[Path]) -> Point:
+        self._report(f"speed of {point.label}", 0, None, "")
+        options = BenchOptions(
+            prompt_tokens=(128,),
+            generate_tokens=(32,),
+            repetitions=3,
+            threads=(self._settings.threads,),
+            gpu_layers=self._settings.gpu_layers,
+        )
+        started = time.monotonic()
+        shards = files if len(files) > 1 else ()
+        with LlamaModel(files[0], gpu_layers=self._settings.gpu_layers, shards=shards) as model:
+            load_s = time.monotonic() - started
+            prompt, generation = time_model(model, options)
+        return msgspec.structs.replace(
+            point, prompt_tokens_per_s=prompt.avg_ts, tokens_per_s=generation.avg_ts, load_s=load_s
+        )
+
+    def _overhead(self) -> int:
+        """Bytes of a file besides the tensors that are chosen for."""
+        chosen = sum(self.variants.tensors[name].nbytes for name in self.search.names)
+        return self.headers[0].data_offset + self.variants.size({}) - chosen + _HEAD_ROOM
+
+    def _original(self) -> LlamaModel:
+        return LlamaModel(self._source, gpu_layers=self._settings.gpu_layers)
+
+    def _importances(self, model: LlamaModel, chunks: chunked.Chunks) -> Imatrix:
+        path = self._folder / "imatrix.gguf"
+        if path.exists():
+            return read_imatrix(path)
+        if self._settings.imatrix is not None:
+            matrix = read_imatrix(self._settings.imatrix)
+        else:
+            matrix = imatrix.collect(
+                model,
+                chunks,
+                self._label,
+                threads=self._settings.threads,
+                progress=lambda done, total, _: self._report("importance matrix", done, total, "chunk"),
+            )
+        write_imatrix(path, matrix)
+        return matrix
+
+    def _second_moments(self, model: LlamaModel, chunks: chunked.Chunks) -> MomentFolder | None:
+        if not self._settings.feedback:
+            return None
+        kept = MomentFolder(self._folder / "moments")
+        channels = {
+            tensor.name: tensor.shape[0]
+            for header in self.headers
+            for tensor in header.tensors
+            if len(tensor.shape) == 2 and tensor.name.endswith("weight") and tensor.name not in kept
+        }
+        watched = {name: count for name, count in channels.items() if name.startswith("blk.") or _is_output(name, self)}
+        for names, second in moments.collect(
+            model,
+            chunks,
+            watched,
+            threads=self._settings.threads,
+            progress=lambda done, total: self._report("second moments", done, total, "chunk"),
+        ):
+            kept.save(names, second)
+        return kept
+
+
+def _is_output(name: str, laboratory: Laboratory) -> bool:
+    """Whether a tensor is multiplied with the last layer's output; embeddings are, where they are tied."""
+    tied = all(tensor.name != "output.weight" for header in laboratory.headers for tensor in header.tensors)
+    return name == "output.weight" or (tied and name == "token_embd.weight")
+
+
+def _nearest_file_type(mix: dict[str, str], variants: Variants) -> int:
+    """The recipe whose base type holds most of the bytes, for readers that show general.file_type."""
+    held: dict[str, int] = {}
+    for name, kind in mix.items():
+        held[kind] = held.get(kind, 0) + tensor_type(kind).size(variants.tensors[name].shape)
+    most = max(held, key=lambda kind: held[kind])
+    return next((kind.id for kind in FILE_TYPES.values() if kind.base == most), 0)

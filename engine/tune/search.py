@@ -1,0 +1,158 @@
+"""The search for mixes: sensitivities once, then the best mix for each size, measured, corrected and measured again.
+
+    original + text -> yardstick -> anchors and errors -> costs -> knapsack per size -> reading
+                                                             ^-------- second pass: the chosen types themselves --'
+
+The second pass measures, tensor by tensor, the types that the first one chose and their neighbours, and chooses again;
+the better of the two readings stands. Invariant: the time asked for bounds what is begun, and everything measured is
+saved as it comes, so that a stopped search goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+from lathe.engine.tune.knapsack import Mix, Option, choose, cost_of, path, size_of
+from lathe.engine.tune.sensitivity import (
+    KINDS,
+    Anchor,
+    Measurements,
+    costs,
+    measure,
+    options,
+    tensors_of,
+)
+from lathe.engine.tune.yardstick import Reading, Yardstick
+from lathe.quantize.variants import Variants
+
+Progress = Callable[[str, int, int], None]
+"""(what is done, steps done, steps in all)."""
+_NEIGHBOURS = 1
+"""Types above and below the chosen one that the second pass measures."""
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """The best mix for a size."""
+
+    budget: int
+    mix: dict[str, str]
+    bytes: int
+    """Of the tensors that were chosen for."""
+    predicted: float
+    reading: Reading
+    passes: int
+
+
+class Search:
+    """One model, one text, any number of sizes."""
+
+    def __init__(
+        self,
+        variants: Variants,
+        yardstick: Yardstick,
+        state: Path,
+        *,
+        kinds: Sequence[str] = KINDS,
+        until: float,
+        progress: Progress,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            state: file that keeps what was measured.
+            until: monotonic time after which nothing optional is begun.
+        """
+        self._variants = variants
+        self._yardstick = yardstick
+        self._state = state
+        self._kinds = kinds
+        self._until = until
+        self._progress = progress
+        self.names = tensors_of(variants)
+        self.readings = 0
+        self.measured = self._load()
+
+    def sensitivities(self) -> None:
+        """Measure the anchors and compute the errors."""
+        measure(
+            self._yardstick,
+            self._variants,
+            self._kinds,
+            self.measured,
+            until=time.monotonic() + 0.6 * max(0.0, self._until - time.monotonic()),
+            save=self._save,
+            progress=lambda done, total: self._progress("sensitivity of each tensor", done, total),
+        )
+        self.readings = len(self.measured.anchors)
+
+    def choices(self) -> dict[str, list[Option]]:
+        """What each tensor costs in each type, as far as is known."""
+        return options(self._variants, costs(self.measured), self._kinds)
+
+    def find(self, budget: int) -> Found:
+        """The best mix whose chosen tensors take at most `budget` bytes."""
+        first = self._found(budget, choose(self.choices(), budget), 1)
+        if not self._refine(first):
+            return first
+        second = self._found(budget, choose(self.choices(), budget), 2)
+        return min(first, second, key=lambda found: found.reading.kld)
+
+    def closest(self, divergence: float) -> Found:
+        """The smallest mix that is predicted to diverge by at most so much; the closest of all where none is."""
+        mix, steps = path(self.choices())
+        for step in steps:
+            if cost_of(mix) <= divergence:
+                break
+            mix[step.name] = step.option
+        return self._found(size_of(mix), mix, 1)
+
+    def read(self, mix: dict[str, str]) -> Reading:
+        """Measure a mix."""
+        self.readings += 1
+        return self._yardstick.read(self._variants.paths(mix))
+
+    def _found(self, budget: int, chosen: Mix, passes: int) -> Found:
+        mix = {name: option.kind for name, option in chosen.items()}
+        return Found(
+            budget=budget,
+            mix=mix,
+            bytes=size_of(chosen),
+            predicted=cost_of(chosen),
+            reading=self.read(mix),
+            passes=passes,
+        )
+
+    def _refine(self, found: Found) -> bool:
+        """Measure the chosen types and their neighbours themselves; False where there is no time or nothing new."""
+        if any(len(group) > 1 for group in self.measured.groups):
+            return False
+        known = {(anchor.names, anchor.kind) for anchor in self.measured.anchors}
+        todo: list[tuple[str, str]] = []
+        for name, listed in self.choices().items():
+            by_size = [option.kind for option in sorted(listed, key=lambda option: option.bytes)]
+            at = by_size.index(found.mix[name])
+            near = by_size[max(0, at - _NEIGHBOURS) : at + _NEIGHBOURS + 1]
+            todo += [(name, kind) for kind in near if ((name,), kind) not in known]
+        if not todo or time.monotonic() + len(todo) * self._yardstick.seconds * 1.5 > self._until:
+            return False
+        for number, (name, kind) in enumerate(todo):
+            self._progress("second pass", number, len(todo))
+            reading = self.read({name: kind})
+            self.measured.anchors.append(Anchor((name,), kind, max(0.0, reading.kld)))
+            self._save(self.measured)
+        self._progress("second pass", len(todo), len(todo))
+        return True
+
+    def _load(self) -> Measurements:
+        try:
+            return msgspec.json.decode(self._state.read_bytes(), type=Measurements)
+        except (OSError, msgspec.MsgspecError):
+            return Measurements()
+
+    def _save(self, measured: Measurements) -> None:
+        fresh = self._state.with_suffix(".new")
+        fresh.write_bytes(msgspec.json.encode(measured))
+        fresh.replace(self._state)

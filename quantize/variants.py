@@ -1,0 +1,178 @@
+"""A model as loose tensors: every tensor in every wanted type as a shard of its own, mixed freely without copying.
+
+llama.cpp takes a model split over any number of files, so a mix of types is a list of paths: one head with the
+metadata, then one shard per tensor. A variant is quantized when it is first asked for and kept. Invariant: shard `n`
+always holds tensor `n` of the source, whatever its type, and is complete once it has its name.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from lathe.quantize.artefact import new_artefact
+from lathe.quantize.errors import UnsupportedError
+from lathe.quantize.feedback import Feedback
+from lathe.quantize.gguf.types import LAYOUTS, ValueType
+from lathe.quantize.gguf.values import GgufArray, GgufHeader, GgufTensor, Value
+from lathe.quantize.imatrix import Imatrix
+from lathe.quantize.moments import MomentFolder
+from lathe.quantize.tensor_quantizer import quantize_tensor, sampled_error
+from lathe.quantize.types import tensor_type
+
+_ALIGNMENT = 32
+_COPY_BYTES = 1 << 24
+
+
+class Variants:
+    """The shards of one model in a folder."""
+
+    def __init__(
+        self,
+        headers: Sequence[GgufHeader],
+        folder: Path,
+        imatrix: Imatrix | None = None,
+        moments: MomentFolder | None = None,
+        threads: int = 1,
+    ) -> None:
+        """Prepare a folder; what it holds from before is used again.
+
+        Args:
+            headers: the checked headers of the source, all shards.
+            imatrix: importances for every tensor it names; the folder is for this matrix alone.
+            moments: second moments, with which weights are rounded again; the folder is for these alone.
+        """
+        if headers[0].alignment != _ALIGNMENT:
+            raise UnsupportedError(f"{headers[0].path.name} is aligned to {headers[0].alignment} bytes instead of 32")
+        self._folder = folder
+        self._threads = threads
+        self._importances = imatrix.importances() if imatrix else {}
+        self._moments = moments
+        self.tensors: dict[str, GgufTensor] = {tensor.name: tensor for header in headers for tensor in header.tensors}
+        self._header_of = {tensor.name: header for header in headers for tensor in header.tensors}
+        self._numbers = {name: number for number, name in enumerate(self.tensors, 1)}
+        self._main = headers[0]
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def paths(self, mix: Mapping[str, str]) -> list[Path]:
+        """The files of a mix: tensor -> type; tensors it does not name stay as they are in the source."""
+        head = self._folder / "head.gguf"
+        if not head.exists():
+            with new_artefact(head) as part:
+                part.write_bytes(_padded(self._head()))
+        return [head, *(self._shard(name, mix.get(name)) for name in self.tensors)]
+
+    def size(self, mix: Mapping[str, str]) -> int:
+        """Bytes of tensor data in one file of this mix, padding included."""
+        total = 0
+        for name, tensor in self.tensors.items():
+            size = tensor_type(mix[name]).size(tensor.shape) if name in mix else tensor.nbytes
+            total += -(-size // _ALIGNMENT) * _ALIGNMENT
+        return total
+
+    def error(self, name: str, kind: str) -> float:
+        """Expected squared error of the tensor's output as a type, from a sample of rows."""
+        tensor = self.tensors[name]
+        return sampled_error(
+            self._header_of[name], tensor, tensor_type(kind), self._importances.get(name), self._feedback(tensor)
+        )
+
+    def has_importances(self, name: str) -> bool:
+        """Whether the matrix names a tensor."""
+        return name in self._importances
+
+    def write(self, path: Path, mix: Mapping[str, str], metadata: Mapping[str, str | int]) -> None:
+        """Write the mix as one GGUF file.
+
+        Args:
+            metadata: set besides what the source has; strings, or integers stored as uint32.
+        """
+        shards = self.paths(mix)[1:]
+        keys = {
+            key: _text(key) + _value(self._main.value_types[key], value)
+            for key, value in self._main.metadata.items()
+            if not key.startswith("split.")
+        }
+        for key, value in metadata.items():
+            keys[key] = _text(key) + _value(ValueType.STRING if isinstance(value, str) else ValueType.UINT32, value)
+        table, offset, sizes = b"", 0, []
+        for name, tensor in self.tensors.items():
+            stored = tensor_type(mix[name]) if name in mix else tensor.type
+            dimensions = b"".join(struct.pack("<Q", size) for size in tensor.shape)
+            table += _text(name) + struct.pack("<I", len(tensor.shape)) + dimensions
+            table += struct.pack("<IQ", stored.id, offset)
+            sizes.append(stored.size(tensor.shape))
+            offset += -(-sizes[-1] // _ALIGNMENT) * _ALIGNMENT
+        with path.open("wb") as file:
+            file.write(
+                _padded(struct.pack("<4sIQQ", b"GGUF", 3, len(sizes), len(keys)) + b"".join(keys.values()) + table)
+            )
+            for shard, size in zip(shards, sizes, strict=True):
+                with shard.open("rb") as source:
+                    source.seek(-size, 2)
+                    while data := source.read(_COPY_BYTES):
+                        file.write(data)
+                file.write(bytes(-size % _ALIGNMENT))
+
+    def _shard(self, name: str, kind: str | None) -> Path:
+        tensor = self.tensors[name]
+        stored = tensor.type if kind is None else tensor_type(kind)
+        path = self._folder / f"{self._numbers[name]:05d}-{stored.name}.gguf"
+        if path.exists():
+            return path
+        with new_artefact(path) as part, part.open("wb") as file:
+            dimensions = b"".join(struct.pack("<Q", size) for size in tensor.shape)
+            table = _text(name) + struct.pack("<I", len(tensor.shape)) + dimensions + struct.pack("<IQ", stored.id, 0)
+            file.write(_padded(struct.pack("<4sIQQ", b"GGUF", 3, 1, 3) + self._split(self._numbers[name]) + table))
+            header = self._header_of[name]
+            if stored.name == tensor.type.name:
+                for start in range(0, tensor.nbytes, _COPY_BYTES):
+                    size = min(_COPY_BYTES, tensor.nbytes - start)
+                    np.fromfile(header.path, np.uint8, size, offset=header.position(tensor) + start).tofile(file)
+            else:
+                for slab in quantize_tensor(
+                    header, tensor, stored, self._importances.get(name), self._feedback(tensor), self._threads
+                ):
+                    slab.tofile(file)
+        return path
+
+    def _feedback(self, tensor: GgufTensor) -> Feedback | None:
+        single = len(tensor.shape) == 2
+        return self._moments.feedback(tensor.name) if self._moments is not None and single else None
+
+    def _head(self) -> bytes:
+        keys = [
+            _text(key) + _value(self._main.value_types[key], value)
+            for key, value in self._main.metadata.items()
+            if not key.startswith("split.")
+        ]
+        return struct.pack("<4sIQQ", b"GGUF", 3, 0, len(keys) + 3) + b"".join(keys) + self._split(0)
+
+    def _split(self, number: int) -> bytes:
+        return (
+            _text("split.no") + struct.pack("<IH", ValueType.UINT16, number)
+            + _text("split.count") + struct.pack("<IH", ValueType.UINT16, len(self.tensors) + 1)
+            + _text("split.tensors.count") + struct.pack("<Ii", ValueType.INT32, len(self.tensors))
+        )  # fmt: skip
+
+
+def _value(kind: ValueType, value: Value) -> bytes:
+    if isinstance(value, GgufArray):
+        head = struct.pack("<IIQ", ValueType.ARRAY, value.items, value.count)
+        if value.items is ValueType.STRING:
+            return head + b"".join(struct.pack("<Q", len(item)) + item for batch in value.batches() for item in batch)
+        return head + value.numpy().tobytes()
+    if isinstance(value, str):
+        return struct.pack("<I", kind) + _text(value)
+    return struct.pack("<I", kind) + np.array(value, LAYOUTS[kind]).tobytes()
+
+
+def _text(value: str) -> bytes:
+    data = value.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % _ALIGNMENT)
