@@ -21,8 +21,11 @@ from lathe.engine.jobs.values import Job
 from lathe.engine.paths import Home
 from lathe.engine.steps import ConvertStep, EvalStep, GateStep, QuantizeStep, Step
 from lathe.engine.workbench import Workbench
+from lathe.engine.worker.messages import LoadOptions
 
 LAYERS = 4
+ONE_THREAD = LoadOptions(context=1024, slots=8, threads=1)
+"""On a machine with other work, threads that wait for one another cost tenfold; the model is tiny."""
 
 
 async def _run(workbench: Workbench, step: Step) -> Job:
@@ -39,7 +42,7 @@ async def _model(workbench: Workbench, step: Step) -> str:
 
 
 async def _evaluate(workbench: Workbench, model: str, limit: int, cache: bool = True) -> dict[str, object]:
-    job = await _run(workbench, EvalStep(suite="stdlib", model=model, limit=limit, cache=cache))
+    job = await _run(workbench, EvalStep(suite="stdlib", model=model, limit=limit, cache=cache, options=ONE_THREAD))
     assert job.outcome is not None
     return dict(job.outcome.figures)
 

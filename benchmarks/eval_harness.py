@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=100)
     parser.add_argument("--texts", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="of both; on a shared machine more wait for one another")
     options = parser.parse_args()
     import torch
     from lathe.engine.embedded import CHECKPOINT
@@ -66,6 +67,7 @@ def main() -> None:
     from lathe.quantize.convert import convert_checkpoint
     from lm_eval.models.huggingface import HFLM
 
+    torch.set_num_threads(options.threads)
     choices, rolling, sizes = _requests(options.items, options.texts)
     with tempfile.TemporaryDirectory() as folder:
         gguf = Path(folder) / "float32.gguf"
@@ -73,7 +75,7 @@ def main() -> None:
         theirs = HFLM(pretrained=str(CHECKPOINT), dtype=torch.float32, device="cpu", batch_size=16, max_length=1023)
         with Bridge(Home(Path(folder) / "home")) as bridge:
             # llama.cpp's flash attention on CPU rounds to 16 bits, which costs two digits of agreement.
-            exact = LoadOptions(context=1024, slots=8, kv_type="f32", flash_attention=False)
+            exact = LoadOptions(context=1024, slots=8, kv_type="f32", flash_attention=False, threads=options.threads)
             ours = make_lm(bridge, str(gguf), exact)
             times: dict[str, list[float]] = {}
             answers: dict[str, Any] = {}

@@ -339,8 +339,9 @@ class GateStep(_Step, frozen=True, kw_only=True, tag="gate"):
 
 
 Step = (
-    ScanStep | VerifyStep | ConvertStep | QuantizeStep | PerplexityStep | KldStep | ImatrixStep | TuneStep | BenchStep | ServeStep
-    | GenerateStep | RagBuildStep | RagReembedStep | RagQueryStep | RagAskStep | RagEvalStep | RagGoldenStep
-    | RagVerifyStep
+    ScanStep | VerifyStep
+    | ConvertStep | QuantizeStep | ImatrixStep | TuneStep | PerplexityStep | KldStep
+    | BenchStep | ServeStep | GenerateStep
+    | RagBuildStep | RagReembedStep | RagQueryStep | RagAskStep | RagEvalStep | RagGoldenStep | RagVerifyStep
     | EvalStep | GateStep
 )  # fmt: skip

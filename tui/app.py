@@ -162,7 +162,8 @@ class LatheApp(App[None]):
             now: The clock of the status row.
             mode: The place to open.
         """
-        super().__init__()
+        # Textual picks its NO_COLOR filter before a theme is set: grey, unless told that colours are the terminal's.
+        super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)
         self.board = Board()
         self.link = Link(self.board, self, workbench, connect)
         self.read_only = read_only

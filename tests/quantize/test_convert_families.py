@@ -27,6 +27,7 @@ EVERYWHERE = {
 DEVIATIONS: dict[str, dict[str, str]] = {
     "llama3": {"tokenizer.ggml.add_bos_token": "llama.cpp would add a token that the original does not"},
     "smollm3": {"tokenizer.ggml.add_bos_token": "llama.cpp would add a token that the original does not"},
+    "gemma": {"tokenizer.ggml.eot_token_id": "a number that only one published vocabulary means"},
     "tinyllama": {
         "tokenizer.ggml.scores": "merge ranks, so that text is read as the original does; officially all are equal",
         "tokenizer.ggml.token_type": "a token that is added but not special stays so; officially all are control",

@@ -21,7 +21,9 @@ from support.checkpoints import weights
 from support.families import RECIPES
 from support.gguf_digest import digest
 
-RESTORABLE = [name for name in RECIPES if name not in ("reranker", "bge-m3", "bge-reranker", "nomic")]
+IRREVERSIBLE = {"reranker", "bge-m3", "bge-reranker", "roberta", "nomic", "gemma3-vision", "embeddinggemma"}
+"""Cut, or known to llama.cpp by another name than to transformers."""
+RESTORABLE = [name for name in RECIPES if name not in IRREVERSIBLE]
 
 pytestmark = pytest.mark.native
 
@@ -74,7 +76,7 @@ def test_a_restored_checkpoint_converts_to_the_same_model(tmp_path: Path, name: 
             assert two["metadata"].get(key) == one["metadata"][key], key
     if name == "llama3":  # too few frequencies to solve for its rotary scaling
         del one["tensors"]["rope_freqs.weight"]
-    if name not in ("gemma2", "gemma3"):  # one is added to their norms and taken away again
+    if not name.startswith("gemma"):  # one is added to their norms and taken away again
         assert two["tensors"] == one["tensors"]
     assert {key: facts[:2] for key, facts in two["tensors"].items()} == {
         key: facts[:2] for key, facts in one["tensors"].items()

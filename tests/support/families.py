@@ -225,6 +225,15 @@ _LONGROPE = {
     "short_factor": [1.0 + index / 8 for index in range(HEAD // 2)],
     "long_factor": [1.0 + index for index in range(HEAD // 2)],
 }
+_GEMMA3 = {
+    "head_dim": HEAD,
+    "sliding_window": 32,
+    "query_pre_attn_scalar": HEAD,
+    "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+    "hidden_activation": "gelu_pytorch_tanh",
+}
+_GEMMA3_SHAPES = _decoder(_SPM, tied=True, normed=True, norms=4)
+_GEMMA3_TEXT = {key: value for key, value in _config("", "gemma3_text", _SPM, **_GEMMA3).items() if value != [""]}
 _BERT_VALUES = {"num_key_value_heads": None, "type_vocab_size": 2, "layer_norm_eps": 1e-12, "hidden_act": "gelu"}
 
 RECIPES: dict[str, Recipe] = {
@@ -284,6 +293,11 @@ RECIPES: dict[str, Recipe] = {
         _decoder(_BPE, tied=True, normed=True),
         _bpe_files("qwen2"),
     ),
+    "gemma": Recipe(
+        _config("GemmaForCausalLM", "gemma", _SPM, head_dim=HEAD, hidden_activation="gelu_pytorch_tanh"),
+        _decoder(_SPM, tied=True),
+        _spm_files(model=True, prefix=False),
+    ),
     "gemma2": Recipe(
         _config(
             "Gemma2ForCausalLM",
@@ -300,18 +314,38 @@ RECIPES: dict[str, Recipe] = {
         _spm_files(model=True, prefix=False),
     ),
     "gemma3": Recipe(
-        _config(
-            "Gemma3ForCausalLM",
-            "gemma3_text",
-            _SPM,
-            head_dim=HEAD,
-            sliding_window=32,
-            query_pre_attn_scalar=HEAD,
-            rope_scaling={"factor": 8.0, "rope_type": "linear"},
-            hidden_activation="gelu_pytorch_tanh",
-        ),
-        _decoder(_SPM, tied=True, normed=True, norms=4),
+        _config("Gemma3ForCausalLM", "gemma3_text", _SPM, **_GEMMA3),
+        _GEMMA3_SHAPES,
         _spm_files(model=True, prefix=False),
+    ),
+    "gemma3-vision": Recipe(
+        {
+            "architectures": ["Gemma3ForConditionalGeneration"],
+            "model_type": "gemma3",
+            "text_config": _GEMMA3_TEXT,
+            "vision_config": {
+                "model_type": "siglip_vision_model",
+                "hidden_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "intermediate_size": 32,
+                "image_size": 28,
+                "patch_size": 14,
+            },
+            "mm_tokens_per_image": 4,
+        },
+        {
+            **{f"language_model.{name}": shape for name, shape in _GEMMA3_SHAPES.items()},
+            "vision_tower.vision_model.post_layernorm.weight": (32,),
+            "multi_modal_projector.mm_input_projection_weight": (32, WIDTH),
+        },
+        _spm_files(model=True, prefix=False),
+    ),
+    "embeddinggemma": Recipe(
+        _config("Gemma3TextModel", "gemma3_text", _SPM, **_GEMMA3, use_bidirectional_attention=True),
+        {name.removeprefix("model."): shape for name, shape in _GEMMA3_SHAPES.items()},
+        _spm_files(model=True, prefix=False),
+        extra=_MEAN,
     ),
     "phi3": Recipe(
         _config("Phi3ForCausalLM", "phi3", _SPM, sliding_window=64, pad_token_id=0),
@@ -402,6 +436,20 @@ RECIPES: dict[str, Recipe] = {
         | _linear("classifier.out_proj", 1, WIDTH),
         _roberta_files,
         kind="F16",
+    ),
+    "roberta": Recipe(
+        _config(
+            "RobertaModel",
+            "roberta",
+            _BPE,
+            **(_BERT_VALUES | {"type_vocab_size": 1, "layer_norm_eps": 1e-5}),
+            max_position_embeddings=130,
+            pad_token_id=1,
+        ),
+        _bert(_BPE, positions=130, segments=1),
+        _bpe_files("gpt-2"),
+        kind="F32",
+        extra=_MEAN,
     ),
     "nomic": Recipe(
         {

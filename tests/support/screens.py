@@ -60,7 +60,7 @@ async def running(
     bench = bench if bench is not None else ScriptedWorkbench()
     fields.setdefault("now", lambda: bench.now)
     app = LatheApp(bench, **fields)
-    async with app.run_test(size=size) as pilot:
+    async with app.run_test(size=size, notifications=True) as pilot:
         await until(pilot, lambda: app.board.attached)
         for _ in range(ticks):
             await tick(app, pilot, bench)

@@ -132,6 +132,8 @@ class Words(Static):
 class Panel(Vertical):
     """A bordered box whose title and footnote are plain text, cut with our own ellipsis."""
 
+    ALLOW_MAXIMIZE = True
+
     def __init__(self, *children: Widget, title: str = "", id: str | None = None, classes: str | None = None) -> None:
         super().__init__(*children, id=id, classes=classes)
         self._title_parts: tuple[str, ...] = (title,)

@@ -326,7 +326,8 @@ class LogView(Painted, ScrollView, can_focus=True):
         count = len(self._visible)
         if not self.filter_text or not count:
             return
-        start = count if self.cursor is None else self.cursor
+        # Without a cursor the search begins at the top, or backwards at the end.
+        start = self.cursor if self.cursor is not None else -1 if step > 0 else count
         for distance in range(1, count + 1):
             index = (start + step * distance) % count
             if self._matches(self._visible[index]):

@@ -1,0 +1,135 @@
+"""The tune job on one layer of the embedded model: wishes, answered or not, and sizes as people write them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from lathe.engine.embedded import HELD_OUT_TEXT
+from lathe.engine.errors import UsageError
+from lathe.engine.jobs import tune
+from lathe.engine.steps import TuneStep
+from lathe.engine.tune.frontier import Point, Wish, best, pareto
+from lathe.engine.tune.laboratory import Laboratory
+from lathe.quantize.gguf.header import read_header
+from lathe.quantize.plan import QuantizeOptions
+from lathe.quantize.quantizer import plan_quantization, quantize_gguf
+from support.job_context import RecordingContext, entry
+
+KINDS = ("IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
+
+
+@pytest.fixture(scope="module")
+def small(embedded_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tune-job") / "one-layer.gguf"
+    quantize_gguf(embedded_gguf, path, QuantizeOptions(type="COPY", prune_layers=(1, 2, 3)))
+    return path
+
+
+@pytest.fixture
+def step(small: Path, tmp_path: Path) -> TuneStep:
+    text = tmp_path / "text.txt"
+    text.write_bytes(HELD_OUT_TEXT.read_bytes()[:20_000])
+    return TuneStep(
+        model=small.stem, text=str(text), compare=("Q4_K_M",), kinds=KINDS, context=64, chunks=6, threads=1, speed=False
+    )
+
+
+@pytest.mark.native
+def test_a_wish_for_a_size_is_answered_with_a_better_file(home: Path, small: Path, step: TuneStep) -> None:
+    model = entry(small)
+    step = msgspec.structs.replace(step, max_size="q4_k_m")
+    context = RecordingContext(step, home, model)
+    outcome = tune.run(step, context)
+    theirs = plan_quantization(small, QuantizeOptions(type="Q4_K_M")).bytes
+    made, types, frontier = outcome.artefacts
+    assert made.bytes <= theirs + 400, "as large as the recipe's file, which carries notes on the matrix"
+    assert made.bytes == Path(made.path).stat().st_size <= outcome.figures["bytes"]
+    rows = {str(row["label"]): row for row in outcome.rows}
+    mix = next(row for label, row in rows.items() if label.startswith("mix"))
+    assert mix["kld"] < rows["Q4_K_M"]["kld"]
+    assert mix["frontier"]
+    assert outcome.figures["mean_kld"] == mix["kld"]
+    header = read_header(Path(made.path))
+    assert header.text("lathe.recipe")
+    lines = dict(line.split("=") for line in Path(types.path).read_text().splitlines())
+    assert lines[r"^blk\.0\.ffn_up\.weight$"].upper() in KINDS
+    document = json.loads(Path(frontier.path).read_text())
+    assert {point["label"] for point in document["points"]} == rows.keys()
+    assert document["sensitivity"]["token_embd.weight"]["Q8_0"] < document["sensitivity"]["token_embd.weight"]["Q4_K"]
+    again = RecordingContext(step, home, model)
+    repeated = tune.run(msgspec.structs.replace(step, force=True), again)
+    assert repeated.artefacts[0].sha256 == made.sha256, "the laboratory's folder remembers, and the result is the same"
+
+
+@pytest.mark.native
+def test_a_wish_that_nothing_answers_is_an_honest_no(home: Path, small: Path, step: TuneStep) -> None:
+    model = entry(small)
+    step = msgspec.structs.replace(step, max_kld=1e-9, feedback=False)
+    outcome = tune.run(step, RecordingContext(step, home, model))
+    assert outcome.exit == 1
+    assert [artefact.format for artefact in outcome.artefacts] == ["json"]
+    step = msgspec.structs.replace(step, max_kld=0.01)
+    outcome = tune.run(step, RecordingContext(step, home, model))
+    assert outcome.exit == 0
+    assert outcome.figures["mean_kld"] <= 0.01
+
+
+def point(label: str, size: int, kld: float, speed: float | None = None) -> Point:
+    return Point(
+        label=label,
+        bytes=size,
+        bits_per_weight=4.0,
+        kld=kld,
+        kld_error=0.0,
+        kld_99_9=kld,
+        same_top=0.9,
+        perplexity=10.0,
+        tokens_per_s=speed,
+    )
+
+
+POINTS = [point("a", 100, 0.1, 50.0), point("b", 200, 0.05, 40.0), point("c", 210, 0.06, 90.0), point("d", 400, 0.01)]
+
+
+def test_the_frontier_keeps_what_no_other_beats() -> None:
+    assert [one.label for one in pareto(POINTS)] == ["a", "b", "d"]
+
+
+@pytest.mark.parametrize(
+    ("wish", "label"),
+    [
+        (Wish(), "d"),
+        (Wish(max_bytes=250), "b"),
+        (Wish(max_kld=0.06), "b"),
+        (Wish(max_kld=0.06, max_bytes=1000), "d"),
+        (Wish(min_tokens_per_s=60), "c"),
+        (Wish(max_bytes=250, min_tokens_per_s=45), "c"),
+        (Wish(max_bytes=50), None),
+        (Wish(max_kld=0.01, min_tokens_per_s=1), None),
+    ],
+)
+def test_wishes_are_answered_by_what_was_measured(wish: Wish, label: str | None) -> None:
+    found = best(POINTS, wish)
+    assert (found.label if found else None) == label
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [
+        ("4GB", 4_000_000_000),
+        ("2.5GiB", 2_684_354_560),
+        ("1500 MB", 1_500_000_000),
+        ("2888160", 2_888_160),
+        ("1k", 1000),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(written: str, size: int) -> None:
+    assert Laboratory.bytes_of(None, written) == size  # type: ignore[arg-type]
+
+
+def test_what_is_no_size_is_refused() -> None:
+    with pytest.raises(UsageError, match="'big'"):
+        Laboratory.bytes_of(None, "big")  # type: ignore[arg-type]
