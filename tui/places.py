@@ -1,7 +1,8 @@
 """The navigation: every place of the workbench, one line each.
 
-A place appears in the navigation row, the palette, the jump overlay and the help by standing here. Invariant: only
-places that work are listed, and a digit never changes its meaning (3, 5 and 6 belong to Quantize, RAG and Evals).
+A place appears in the navigation row, the palette, the jump overlay and the help by standing here. A place may have
+parts: screens that share its digit, one `[` or `]` away. Invariant: only places that work are listed, and a digit
+never changes its meaning (3, 5 and 6 belong to Quantize, RAG and Evals).
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ class Place(msgspec.Struct, frozen=True):
     about: str
     command: str
     """Its headless twin."""
+    part_of: str = ""
+    """Mode of the place whose digit it shares."""
+    letter: str = ""
+    """Of the jump overlay, where it has no digit."""
+    letter: str = ""
+    """Where there is no digit: its key in the jump overlay, one that labels no panel."""
 
     def kind(self) -> type[PlaceScreen]:
         """The screen's class."""
@@ -58,6 +65,6 @@ PLACES: tuple[Place, ...] = (
         "values and where they come from",
         "lathe config show",
     ),
-    Place("doctor", "", "Doctor", "Doctor", "doctor:Doctor", "what this machine can do", "lathe doctor"),
+    Place("doctor", "", "Doctor", "Doctor", "doctor:Doctor", "what this machine can do", "lathe doctor", "x"),
 )
 BY_MODE = {place.mode: place for place in PLACES}

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from lathe.tui.app import LatheApp
 
 LETTERS = "asdfghjklqwertyuiop"
-DOCTOR_KEY = "x"
-"""The one place without a digit."""
+"""Labels of panels; places without a digit have other letters."""
 
 
 class Jump(ModalScreen[None]):
@@ -40,7 +39,7 @@ class Jump(ModalScreen[None]):
         inks = look.inks
         text = Text()
         for place in PLACES:
-            text.append(f" {place.key or DOCTOR_KEY} ", inks["place"])
+            text.append(f" {place.key or place.letter} ", inks["place"])
             text.append(f"  {place.title:<12}", inks["value"])
             text.append(f"{place.about}\n", inks["dim"])
         text.append("\n a b c  a panel of this place      esc  stay", inks["dim"])
@@ -56,7 +55,7 @@ class Jump(ModalScreen[None]):
         """Go where the key says."""
         key = event.character or ""
         app = cast("LatheApp", self.app)
-        place = next((p for p in PLACES if (p.key or DOCTOR_KEY) == key), None)
+        place = next((p for p in PLACES if (p.key or p.letter) == key), None)
         if place is not None:
             event.stop()
             app.run_worker(app.action_go(place.mode), exit_on_error=False)
