@@ -30,12 +30,10 @@ class Place(msgspec.Struct, frozen=True):
     about: str
     command: str
     """Its headless twin."""
-    part_of: str = ""
-    """Mode of the place whose digit it shares."""
-    letter: str = ""
-    """Of the jump overlay, where it has no digit."""
     letter: str = ""
     """Where there is no digit: its key in the jump overlay, one that labels no panel."""
+    part_of: str = ""
+    """Mode of the place whose digit it shares."""
 
     def kind(self) -> type[PlaceScreen]:
         """The screen's class."""
@@ -68,3 +66,9 @@ PLACES: tuple[Place, ...] = (
     Place("doctor", "", "Doctor", "Doctor", "doctor:Doctor", "what this machine can do", "lathe doctor", "x"),
 )
 BY_MODE = {place.mode: place for place in PLACES}
+
+
+def parts_of(mode: str) -> list[Place]:
+    """A place and its parts, in order; one alone where it has none."""
+    first = BY_MODE[mode].part_of or mode
+    return [place for place in PLACES if first in (place.mode, place.part_of)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from lathe.tui.board import Board
 from lathe.tui.keys import Hint, flat, hint
-from lathe.tui.places import BY_MODE, Place
+from lathe.tui.places import BY_MODE, Place, parts_of
 from lathe.tui.views.summary import summary
 from lathe.tui.widgets.base import Canvas, Panel
 from lathe.tui.widgets.boxes import TextBox
@@ -81,6 +81,22 @@ class PlaceScreen(Screen[None]):
         Binding("E", "export", "export", show=False, id="place.export", tooltip="Write what is shown to a file"),
         Binding("z", "zoom", "zoom", show=False, id="place.zoom", tooltip="Show the focused panel alone"),
         Binding("escape", "back", "back", show=False, id="place.back", tooltip="Close, clear or leave; never quits"),
+        Binding(
+            "right_square_bracket",
+            "part(1)",
+            "next part",
+            show=False,
+            id="place.next_part",
+            tooltip="The next part of a place that has several",
+        ),
+        Binding(
+            "left_square_bracket",
+            "part(-1)",
+            "previous part",
+            show=False,
+            id="place.previous_part",
+            tooltip="The part before",
+        ),
     ]
 
     # -- for subclasses ---------------------------------------------------------------------------------------------
@@ -299,6 +315,16 @@ class PlaceScreen(Screen[None]):
         panel = next((a for a in node.ancestors_with_self if isinstance(a, Panel)), None) if node else None
         if panel is not None:
             self.maximize(panel, container=False)
+
+    async def action_part(self, step: int) -> None:
+        """Go to another part of the place."""
+        parts = parts_of(self.MODE)
+        await self.lathe.action_go(parts[(parts.index(self.place) + step) % len(parts)].mode)
+
+    def parts_line(self) -> str:
+        """The parts of the place for a panel's lower border, this one in brackets."""
+        parts = parts_of(self.MODE)
+        return "  ".join(f"[{p.short}]" if p is self.place else p.short for p in parts) if len(parts) > 1 else ""
 
     # -- taking things along ----------------------------------------------------------------------------------------
     def action_copy(self) -> None:

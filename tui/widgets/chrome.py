@@ -11,7 +11,7 @@ from typing import Any
 from lathe.tui import formats
 from lathe.tui.board import Board
 from lathe.tui.keys import Hint
-from lathe.tui.places import PLACES, Place
+from lathe.tui.places import BY_MODE, PLACES, Place
 from lathe.tui.text import line as one_line
 from lathe.tui.widgets.base import Canvas
 from lathe.tui.widgets.paint import Line, spread, width_of
@@ -85,19 +85,26 @@ class NavRow(Canvas):
     """The places, with their digits; a click goes there."""
 
     def draw(self, width: int, height: int) -> list[Line]:
-        current = self.app.current_mode
+        current = BY_MODE.get(self.app.current_mode, PLACES[0])
         ascii_ = self.glyphs.name == "ascii"
+        shown: list[tuple[Place, str]] = []
+        for place in PLACES:
+            # A part stands in its place's stead, under the same digit.
+            here = current if place.mode == current.part_of else place
+            if not place.part_of and (place.key or here is current):
+                shown.append((here, f"{place.key} {here.short if width < 120 else here.title}".strip()))
+        pad = " "
+        if sum(len(label) + 2 for _, label in shown) > width:
+            pad = ""
+        if sum(len(label) + 1 for _, label in shown) > width:
+            shown = [(place, label if place is current else label.split()[0]) for place, label in shown]
         line: Line = []
         self._spots: list[tuple[int, int, Place]] = []
-        for place in PLACES:
-            here = place.mode == current
-            if not place.key and not here:
-                continue
-            name = place.short if width < 120 else place.title
-            label = f"{place.key} {name}".strip()
-            text = f"[{label}]" if here and ascii_ else f" {label} "
+        for place, label in shown:
+            here_ = place is current
+            text = f"[{label}]" if here_ and ascii_ else f"{pad}{label} "
             start = width_of(line)
-            line.append((text, "place" if here else "dim"))
+            line.append((text, "place" if here_ else "dim"))
             self._spots.append((start, start + len(text), place))
         return [line]
 
