@@ -71,7 +71,7 @@ def sft(reviews: Iterable[Review]) -> str:
     lines = []
     for review, judged in latest(reviews):
         answer = {"accept": judged.answer, "edit": judged.edited}.get(review.label)
-        if answer is not None and judged.other is None:
+        if answer and judged.prompt and judged.other is None:  # feedback over HTTP may come without the texts
             lines.append({"messages": [_turn("user", judged.prompt), _turn("assistant", answer)]})
     return _lines(lines)
 
@@ -85,7 +85,7 @@ def dpo(reviews: Iterable[Review]) -> str:
             "edit": (judged.edited, judged.answer),
         }  # fmt: skip
         chosen, rejected = ways.get(review.label, (None, None))
-        if chosen is not None and rejected is not None and chosen != rejected:
+        if judged.prompt and chosen and rejected is not None and chosen != rejected:
             lines.append({"prompt": judged.prompt, "chosen": chosen, "rejected": rejected})
     return _lines(lines)
 

@@ -17,6 +17,7 @@ from lathe.engine.http import (
     chat,
     completions,
     embeddings,
+    feedback,
     native,
     ollama,
     ollama_status,
@@ -125,6 +126,7 @@ ROUTES = (
     Route("POST", "/v1/responses", responses.responses, "infer", ResponsesBody, responses.Response, work=True),
     Route("POST", "/v1/rerank", embeddings.rerank, "infer", embeddings.RerankBody, embeddings.RankedList, work=True),
     Route("POST", "/v1/score", texts.score, "infer", texts.ScoreBody, texts.ScoreList, work=True),
+    Route("POST", "/v1/feedback", feedback.feedback, "infer", feedback.FeedbackBody, feedback.Feedback, work=True),
     # Anthropic
     Route("POST", "/v1/messages", anthropic.messages, "infer", MessagesBody, anthropic.AnthropicMessage, work=True),
     Route("POST", "/v1/messages/count_tokens", anthropic.count_tokens, "infer", Conversation, anthropic.TokenCount,

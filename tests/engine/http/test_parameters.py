@@ -33,6 +33,7 @@ BASES: dict[str, dict[str, Any]] = {
     "/apply-template": {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]},
     "/infill": {"model": MODEL, "input_prefix": "a"},
     "/completion": {"model": MODEL, "prompt": "hi", "n_predict": 1},
+    "/v1/feedback": {"name": "quality", "label": "accept"},
     "/v1/messages/count_tokens": {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]},
 }
 RAW_EXTREMES = [

@@ -12,7 +12,7 @@ CLASSES = {
         "GET /v1/models", "GET /v1/models/{model}", "POST /v1/chat/completions", "POST /v1/completions",
         "POST /v1/embeddings", "POST /v1/responses", "POST /v1/rerank", "POST /v1/score", "POST /v1/messages",
         "POST /v1/messages/count_tokens", "POST /completion", "POST /infill", "POST /tokenize",
-        "POST /detokenize", "POST /apply-template",
+        "POST /detokenize", "POST /apply-template", "POST /v1/feedback",
         "GET /tokenizer_info", "GET /api/version", "GET /api/tags", "GET /api/ps", "POST /api/show", "POST /api/chat",
         "POST /api/generate", "POST /api/embed", "POST /api/embeddings",
     },
