@@ -424,6 +424,10 @@ class LocalWorkbench:
         return await self._evals.report(reference, style, baseline)
 
     async def set_baseline(self, name: str, reference: str | None) -> EvalRun | None:
+    async def eval_case(self, reference: str, task: str, case: str) -> list[Record]:
+        """One case."""
+        return await self._evals.case(reference, task, case)
+
         """Let a name stand for a finished run."""
         return await self._evals.book.set_baseline(name, reference)
 

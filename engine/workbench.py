@@ -227,6 +227,9 @@ class Workbench(Protocol):
     async def eval_report(self, reference: str, style: ReportStyle, baseline: str | None = None) -> str:
         """A run as a document, with its gates."""
 
+    async def eval_case(self, reference: str, task: str, case: str) -> list[Record]:
+        """One case of a run: the original, its variants and repeats; empty where the run did not ask it."""
+
     async def set_baseline(self, name: str, reference: str | None) -> EvalRun | None:
         """Let a name stand for a finished run; None forgets the name."""
 

@@ -143,6 +143,12 @@ class EvalBook:
         decode = msgspec.json.Decoder(Record).decode
         return [decode(row.body) for row in rows]
 
+    async def case(self, run: EvalRun, task: str, case: str) -> list[Record]:
+        """Every variant and repeat of one case."""
+        rows = await self._read(lambda evals: evals.record(_number(run.id), task, case))
+        decode = msgspec.json.Decoder(Record).decode
+        return [decode(row.body) for row in rows]
+
     async def remove(self, reference: str) -> EvalRun:
         """Forget a run with its records."""
         run = await self.run(reference)

@@ -46,6 +46,10 @@ class EvalDesk:
         run = await self.book.run(reference)
         return await self.book.records(run, after, min(limit, MAX_PAGE))
 
+    async def case(self, reference: str, task: str, case: str) -> list[Record]:
+        """One case of a run, with its variants and repeats."""
+        return await self.book.case(await self.book.run(reference), task, case)
+
     async def compare(self, baseline: str, reference: str, tolerance: float = TOLERANCE) -> Comparison:
         """A run against its baseline."""
         from lathe.engine.evals.compare import compare

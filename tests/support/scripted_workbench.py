@@ -506,6 +506,11 @@ class ScriptedWorkbench:
         self._enter("eval_records")
         return evals.RECORDS[evals.find(self.eval_book, reference).id][after : after + limit]
 
+    async def eval_case(self, reference: str, task: str, case: str) -> list[Record]:
+        self._enter("eval_case")
+        records = evals.RECORDS[evals.find(self.eval_book, reference).id]
+        return [record for record in records if (record.task, record.case) == (task, case)]
+
     async def eval_compare(self, baseline: str, reference: str, tolerance: float = TOLERANCE) -> Comparison:
         self._enter("eval_compare")
         return evals.compared(evals.find(self.eval_book, baseline), evals.find(self.eval_book, reference))

@@ -94,6 +94,8 @@ steps:
         assert {record.label: record.failure for record in records} == dict.fromkeys(
             ("pick/paths", "read/one", "say/join")
         )
+        assert await workbench.eval_case("release", "say", "join") == [r for r in records if r.task == "say"]
+        assert await workbench.eval_case("e-2", "say", "none") == []
         rows = {row["gate"]: row for row in result.steps[3].outcome.rows}  # type: ignore[union-attr]
         assert (rows["acc upper bound < 0.1"]["passed"], rows["acc > 2"]["waived"]) == (False, "impossible")
     assert ElementTree.parse(tmp_path / "r.xml").getroot().tag == "testsuites"
