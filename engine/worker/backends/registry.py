@@ -14,7 +14,7 @@ from lathe.engine.worker.backends.protocol import Backend, Emit
 from lathe.engine.worker.messages import LoadOptions
 
 BACKENDS = {
-    "llama_cpp": "lathe.engine.worker.backends.llama.backend:LlamaBackend",
+    "llama_cpp": "lathe.engine.worker.backends.llama.backend:make",
     "scripted": "lathe.engine.worker.backends.scripted:make",
 }
 """Name -> `module:callable`, called with `emit`."""

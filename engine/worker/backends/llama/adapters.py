@@ -13,22 +13,22 @@ from pathlib import Path
 
 from lathe.engine.errors import DataError, UsageError
 from lathe.engine.native.llama import LlamaContext, LlamaModel, bindings, complaint, forget
+from lathe.engine.worker.backends.llama.admission import Lane
 
-Lane = tuple[tuple[str, float], ...]
-"""(adapter, scale), sorted; empty: the model as it is."""
 _LARGEST_SCALE = 100.0
 
 
 class Adapters:
     """The adapters of one model."""
 
-    def __init__(self, model: LlamaModel, paths: Sequence[str]) -> None:
+    def __init__(self, model: LlamaModel, context: LlamaContext, paths: Sequence[str]) -> None:
         """Load adapters; each is known by the name of its file.
 
         Raises:
             DataError: a file is no adapter for this model.
         """
         self._lib = bindings()
+        self._context = context
         self._handles: dict[str, int] = {}
         self._active: Lane = ()
         for path in paths:
@@ -55,12 +55,12 @@ class Adapters:
                 raise UsageError(f"adapter {name}: scale {scale!r} is larger than {_LARGEST_SCALE:g}")
         return tuple(sorted((name, float(scale)) for name, scale in wanted.items() if scale))
 
-    def activate(self, context: LlamaContext, lane: Lane) -> None:
-        """Make the next batches of a context those of a lane."""
+    def activate(self, lane: Lane) -> None:
+        """Make the next batches of the context those of a lane."""
         if lane == self._active:
             return
         handles = (self._lib.llama_adapter_lora_p_ctypes * len(lane))(*(self._handles[name] for name, _ in lane))
         scales = (ctypes.c_float * len(lane))(*(scale for _, scale in lane))
-        if self._lib.llama_set_adapters_lora(context.handle, handles, len(lane), scales):
+        if self._lib.llama_set_adapters_lora(self._context.handle, handles, len(lane), scales):
             raise DataError(f"llama.cpp refuses the adapters {lane}: {complaint()}", code="E_ADAPTER")
         self._active = lane

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from lathe.engine.errors import UsageError
 from lathe.engine.generation import GenerationRequest, Sampling, check
 from lathe.engine.scheduler.sequence import Sequence
-from lathe.engine.worker.backends.llama.adapters import Adapters, Lane
 from lathe.engine.worker.backends.llama.embedding import Embedding
 from lathe.engine.worker.backends.llama.generation import Generation
-from lathe.engine.worker.backends.llama.lexicon import Lexicon
 from lathe.engine.worker.backends.llama.scoring import Scoring
 from lathe.engine.worker.backends.protocol import Ask
 from lathe.engine.worker.fitting import fit
@@ -24,13 +24,25 @@ from lathe.engine.worker.messages import Embed, Generate, ScoreTexts, WorkerInfo
 from lathe.engine.worker.sampling import Sampler
 from lathe.engine.worker.schema import schema_to_grammar
 from lathe.engine.worker.templates import ChatTemplate
+from lathe.engine.worker.vocabulary import Vocabulary
 
 _MOST_ECHOED = 500_000
 """Alternatives of prompt tokens that one answer may carry; it is one frame."""
 
 Work = Generation | Scoring | Embedding
+Lane = tuple[tuple[str, float], ...]
+"""(adapter, scale), sorted; empty: the model as it is."""
+Samplers = Callable[[Sampling, int, str | None], Sampler]
+"""(sampling, seed, checked grammar) -> the sampler of one choice."""
 Realm = tuple[str, Lane, int | None]
 """Who shares prefixes: a principal's requests with the same adapters; with an id, the choices of one request alone."""
+
+
+class Lanes(Protocol):
+    """Adapters, as far as admission asks about them."""
+
+    def lane(self, wanted: Mapping[str, float]) -> Lane:
+        """Check a request's adapters. Any thread."""
 
 
 class Admission:
@@ -39,19 +51,21 @@ class Admission:
     def __init__(
         self,
         info: WorkerInfo,
-        lexicon: Lexicon,
+        vocabulary: Vocabulary,
         template: ChatTemplate,
-        adapters: Adapters,
+        adapters: Lanes,
         *,
         keeps_prefixes: bool,
         longest_text: int,
+        samplers: Samplers,
     ) -> None:
         self._info = info
-        self._lexicon = lexicon
+        self._vocabulary = vocabulary
         self._template = template
         self._adapters = adapters
         self._keeps_prefixes = keeps_prefixes
         self._longest_text = longest_text
+        self._samplers = samplers
 
     def admit(self, ask: Ask) -> Work:
         """Turn a request into work.
@@ -67,10 +81,10 @@ class Admission:
             case ScoreTexts(request, scoring):
                 self._require("score")
                 realm = self._realm(request, scoring.principal, (), cache=True)
-                return Scoring(request, scoring, self._lexicon, self._info.context, realm, now)
+                return Scoring(request, scoring, self._vocabulary, self._info.context, realm, now)
             case Embed(request, embedding):
                 self._require("embed")
-                return Embedding(request, embedding, self._lexicon, self._longest_text, now)
+                return Embedding(request, embedding, self._vocabulary, self._longest_text, now)
 
     def _require(self, capability: str) -> None:
         if capability not in self._info.capabilities:
@@ -82,19 +96,19 @@ class Admission:
         lane = self._adapters.lane(request.adapters)
         grammar = _grammar(request.sampling)
         tokens = self._prompt(request)
-        keep = 1 if tokens[:1] == [self._lexicon.model.bos] else 0
+        keep = 1 if tokens[:1] == [self._vocabulary.bos] else 0
         fitted = fit(tokens, request.max_tokens, self._info.context, request.overflow, keep_first=keep)
         scored = request.echo and request.logprobs is not None
         if scored and len(fitted.tokens) * (1 + (request.logprobs or 0)) > _MOST_ECHOED:
             raise UsageError(f"logprobs of {len(fitted.tokens)} prompt tokens are too many for one answer")
         seed = int.from_bytes(os.urandom(4)) if request.sampling.seed is None else request.sampling.seed
         generation = Generation(
-            request_id, request, self._lexicon, truncated=fitted.truncated, seed=seed, queued_at=now
+            request_id, request, self._vocabulary, truncated=fitted.truncated, seed=seed, queued_at=now
         )
         realm = self._realm(request_id, request.principal, lane, cache=request.cache_prompt)
         deadline = None if request.deadline_s is None else now + request.deadline_s
         for index in range(request.n):
-            sampler = self._sampler(request.sampling, (seed + index) % 2**32, grammar)
+            sampler = self._samplers(request.sampling, (seed + index) % 2**32, grammar)
             sampler.remember(fitted.tokens)
             sequence = Sequence(
                 request_id, list(fitted.tokens), fitted.max_tokens, queued_at=now, realm=realm, lane=lane,
@@ -108,14 +122,8 @@ class Admission:
         if request.messages:
             return list(self._template.render(request.messages, request.tools, request.template_args).tokens)
         if request.tokens is not None:
-            return self._lexicon.checked(request.tokens)
-        return self._lexicon.encode(request.prompt or "", special=request.special, ends=True)
-
-    def _sampler(self, sampling: Sampling, seed: int, grammar: str | None) -> Sampler:
-        return Sampler(
-            sampling, vocab=self._lexicon.model.vocab, n_vocab=self._lexicon.size, context=self._info.context,
-            seed=seed, end_tokens=sorted(self._lexicon.ends), grammar=grammar,
-        )  # fmt: skip
+            return self._vocabulary.checked(request.tokens)
+        return self._vocabulary.encode(request.prompt or "", special=request.special, ends=True)
 
     def _realm(self, request: int, principal: str, lane: Lane, *, cache: bool) -> Realm:
         return principal, lane, None if cache and self._keeps_prefixes else request

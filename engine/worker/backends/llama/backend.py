@@ -1,297 +1,57 @@
-"""The llama.cpp backend: requests into the scheduler, its plans to the ring, logits to those who wait for them.
-
-    admit (any thread)   `Admission`: render, tokenise, check, build samplers
-    begin                sequences into the scheduler
-    step                 plan -> `Ring`: cache effects and one decode -> sample -> deltas
-                         and, between two decodes, one batch of embeddings where some wait
-
-Invariants: only the engine thread touches a context; what a step produces is sent together at its end.
-"""
+"""The llama.cpp backend: what `lathe.engine.worker.backends.batched` needs to serve a GGUF file."""
 
 from __future__ import annotations
 
-import time
-
-from lathe.engine.errors import Cancelled, LatheError, UsageError, describe
-from lathe.engine.generation import FinishReason
 from lathe.engine.scheduler.ledger import Ledger
 from lathe.engine.scheduler.scheduler import Scheduler
-from lathe.engine.scheduler.sequence import Chunk, Plan, Sequence
+from lathe.engine.worker.backends.batched import MAX_WAITING, Batched, Parts
 from lathe.engine.worker.backends.llama.adapters import Adapters
-from lathe.engine.worker.backends.llama.admission import Admission, Work
-from lathe.engine.worker.backends.llama.embedding import Embedder, Embedding
-from lathe.engine.worker.backends.llama.generation import Choice, Generation
+from lathe.engine.worker.backends.llama.admission import Admission
+from lathe.engine.worker.backends.llama.embedding import Embedder
 from lathe.engine.worker.backends.llama.lexicon import Lexicon
 from lathe.engine.worker.backends.llama.loading import load
-from lathe.engine.worker.backends.llama.meter import Meter
-from lathe.engine.worker.backends.llama.probabilities import Rows
 from lathe.engine.worker.backends.llama.ring import Ring
-from lathe.engine.worker.backends.llama.scoring import Branch, Scoring
-from lathe.engine.worker.backends.protocol import Ask, Emit, Lookup, Progress
-from lathe.engine.worker.messages import (
-    Detokenize,
-    Done,
-    Failed,
-    FromWorker,
-    LoadOptions,
-    Piece,
-    Prompt,
-    Render,
-    Scores,
-    Text,
-    Tokenize,
-    Tokens,
-    Vectors,
-    WorkerInfo,
-    WorkerStats,
-)
+from lathe.engine.worker.backends.protocol import Emit, Progress
+from lathe.engine.worker.messages import LoadOptions
 from lathe.engine.worker.renderer import Renderer
+from lathe.engine.worker.sampling import Sampler
 from lathe.engine.worker.templates import ChatTemplate
 
-MAX_WAITING = 4096
 _IDLE_TOKENS = 4096
 """Cells of prefixes that may wait for their next request before main memory is the better place: attention passes
 over them in every batch. A quarter of a larger cache may wait."""
 
 
-class LlamaBackend:
-    """A `Backend` over llama.cpp."""
+def make(emit: Emit) -> Batched:
+    """Build the backend."""
+    return Batched(emit, assemble)
 
-    def __init__(self, emit: Emit) -> None:
-        self._emit = emit
-        self._out: list[FromWorker] = []
-        self._work: dict[int, Work] = {}
-        self._owners: dict[Sequence, Choice | Branch] = {}
-        self._touched: dict[int, Generation] = {}
-        """Generations with deltas to send."""
-        self._renderer = Renderer()
-        self._meter = Meter()
 
-    # -- Backend -------------------------------------------------------------------------------------------------
-    def load(self, path: str, name: str, options: LoadOptions, progress: Progress) -> WorkerInfo:
-        loaded = load(path, options, progress)
-        model, info = loaded.model, loaded.info
-        self._context = loaded.context
-        self._lexicon = Lexicon(model, info.context)
-        self._template = ChatTemplate(model.chat_template, self._lexicon, info.context, self._renderer)
-        if model.chat_template:
-            self._renderer.warm_up()
-        share = not loaded.recurrent
-        self._ledger = Ledger(
-            info.kv_tokens, loaded.sequences, share=share, spill_tokens=loaded.spill_tokens,
-            idle_tokens=max(_IDLE_TOKENS, info.kv_tokens // 4) if loaded.spill_tokens else None,
-        )  # fmt: skip
-        self._scheduler = Scheduler(
-            slots=options.slots, batch_tokens=loaded.context.n_batch, max_outputs=loaded.max_outputs,
-            max_waiting=MAX_WAITING, ledger=self._ledger, share=share,
-        )  # fmt: skip
-        self._ring = Ring(loaded.context, loaded.max_outputs)
-        self._adapters = Adapters(model, options.adapters)
-        self._embedder = Embedder(model, options)
-        self._admission = Admission(
-            info, self._lexicon, self._template, self._adapters,
-            keeps_prefixes=options.prefix_cache, longest_text=self._embedder.longest,
-        )  # fmt: skip
-        return info
-
-    def answer(self, lookup: Lookup) -> Tokens | Text | Prompt:
-        match lookup:
-            case Tokenize(request, text, special, bos):
-                return Tokens(request, tuple(self._lexicon.encode(text, special=special, ends=bos)))
-            case Detokenize(request, tokens):
-                return Text(request, self._lexicon.decode(tokens))
-            case Render(request, messages, tools, template_args, generation_prompt):
-                rendered = self._template.render(
-                    messages, tools, template_args, add_generation_prompt=generation_prompt
-                )
-                return Prompt(request, rendered)
-
-    def admit(self, ask: Ask) -> object:
-        return self._admission.admit(ask)
-
-    def begin(self, work: object) -> None:
-        assert isinstance(work, Work)
-        if isinstance(work, Embedding):
-            self._embedder.waiting.append(work)
-        else:
-            owners: list[Choice] | list[Branch] = work.choices if isinstance(work, Generation) else work.branches
-            try:
-                self._scheduler.add([owner.sequence for owner in owners])
-            except LatheError as error:
-                self._emit((Failed(work.id, describe(error)),))
-                return
-            self._owners.update((owner.sequence, owner) for owner in owners)
-        self._work[work.id] = work
-
-    def cancel(self, request: int) -> None:
-        match self._work.get(request):
-            case Generation() as generation:
-                self._end(generation, "cancelled")
-            case Scoring() | Embedding() as work:
-                self._fail(work, Cancelled("the request was cancelled"))
-        self._flush()
-
-    def interrupt(self, request: int) -> None:
-        self._ring.interrupt(request)
-
-    def step(self) -> float | None:
-        if not self._scheduler.idle:
-            self._iterate()
-        if self._embedder.waiting:
-            self._embed()
-        self._flush()
-        idle = self._scheduler.idle and not self._embedder.waiting
-        self._meter.look(self._scheduler, len(self._embedder.waiting), at_once=idle)
-        return None if idle else 0
-
-    def stats(self) -> WorkerStats:
-        now = time.monotonic()
-        since = self._ring.busy_since or self._embedder.busy_since
-        return self._meter.stats(now - since if since else 0.0, [work.state(now) for work in list(self._work.values())])
-
-    def close(self) -> None:
-        self._renderer.close()
-
-    # -- one iteration -------------------------------------------------------------------------------------------
-    def _iterate(self) -> None:
-        plan = self._scheduler.plan(time.monotonic())
-        self._ring.apply(plan.effects)
-        for sequence in plan.expired:
-            owner = self._owners.get(sequence)
-            if isinstance(owner, Choice):
-                self._end(owner.generation, "deadline")
-        if not plan.chunks:
-            return
-        self._adapters.activate(self._context, plan.lane)  # type: ignore[arg-type]  # lanes are ours
-        seconds = self._ring.compute(plan)
-        if seconds is None:
-            self._scheduler.undo(plan)
-            return
-        self._scheduler.complete(plan, seconds)
-        self._meter.count(plan, seconds)
-        self._read(plan)
-
-    def _read(self, plan: Plan) -> None:
-        """Hand the logits of the batch to the choices and branches that wait for them."""
-        now = time.monotonic()
-        rows = self._ring.rows()
-        row = end = 0
-        for chunk in plan.chunks:
-            end += chunk.count
-            if not chunk.outputs:
-                continue
-            mine = rows[row : row + chunk.outputs]
-            row += chunk.outputs
-            owner = self._owners.get(chunk.sequence)
-            if isinstance(owner, Choice):
-                self._advance(owner, chunk, mine, end - 1, now)
-            elif owner is not None:
-                self._judge(owner, chunk, mine)
-
-    # -- generations ---------------------------------------------------------------------------------------------
-    def _advance(self, choice: Choice, chunk: Chunk, rows: Rows, index: int, now: float) -> None:
-        """Take the logits of a choice; the last row, at `index` of the batch, gives its next token."""
-        generation, sequence = choice.generation, choice.sequence
-        self._touched[generation.id] = generation
-        end = chunk.start + chunk.count
-        if chunk.start < sequence.prompt_tokens and generation.request.echo:
-            if generation.request.logprobs is not None:
-                generation.scored(choice, end - len(rows), rows)
-            if end == sequence.prompt_tokens:
-                generation.prompted(choice)
-        if end < len(sequence.tokens):
-            return
-        reason: FinishReason | None = "length"
-        if sequence.answer_tokens:
-            try:
-                token = choice.sampler.sample(self._ring.handle, index, rows[-1])
-            except UsageError as error:
-                self._fail(generation, error)
-                return
-            if not generation.ends_with(token):
-                self._scheduler.append(sequence, token)
-                self._meter.generated_tokens += 1
-            reason = generation.token(choice, token, rows[-1], now)
-        if reason is not None:
-            self._finish(choice, reason, now)
-
-    def _finish(self, choice: Choice, reason: FinishReason, now: float) -> None:
-        generation = choice.generation
-        self._drop([choice.sequence])
-        generation.finish(choice, reason, now)
-        self._touched[generation.id] = generation
-        if generation.over:
-            self._forget(choice.sequence)
-            del self._work[generation.id]
-
-    def _end(self, generation: Generation, reason: FinishReason) -> None:
-        """Finish what is still open of a request."""
-        now = time.monotonic()
-        for choice in generation.unfinished():
-            self._finish(choice, reason, now)
-
-    # -- scores and vectors --------------------------------------------------------------------------------------
-    def _judge(self, branch: Branch, chunk: Chunk, rows: Rows) -> None:
-        end = chunk.start + chunk.count
-        branch.take(end - len(rows), rows)
-        if end < len(branch.sequence.tokens):
-            return
-        scoring = branch.scoring
-        self._drop([branch.sequence])
-        scoring.open -= 1
-        if not scoring.open:
-            self._forget(branch.sequence)
-            del self._work[scoring.id]
-            self._out += (Scores(scoring.id, scoring.scores()), Done(scoring.id))
-
-    def _embed(self) -> None:
-        work = self._embedder.waiting[0]
-        try:
-            done = self._embedder.step()
-        except LatheError as error:
-            self._fail(work, error)
-            return
-        if done is not None:
-            del self._work[done.id]
-            self._meter.prompt_tokens += sum(map(len, done.texts))
-            self._out += (Vectors(done.id, done.result()), Done(done.id))
-
-    # -- ends ----------------------------------------------------------------------------------------------------
-    def _fail(self, work: Work, error: LatheError) -> None:
-        """End one request with an error; the others go on."""
-        del self._work[work.id]
-        match work:
-            case Embedding():
-                self._embedder.waiting.remove(work)
-            case Generation():
-                self._touched.pop(work.id, None)
-                self._drop([choice.sequence for choice in work.choices])
-                work.close()
-                self._forget(work.choices[0].sequence)
-            case Scoring():
-                self._drop([branch.sequence for branch in work.branches])
-                self._forget(work.branches[0].sequence)
-        self._out.append(Failed(work.id, describe(error)))
-
-    def _drop(self, sequences: list[Sequence]) -> None:
-        for sequence in sequences:
-            self._scheduler.end(sequence)
-            self._owners.pop(sequence, None)
-
-    def _forget(self, sequence: Sequence) -> None:
-        """Let go of a realm that was one request's alone."""
-        if sequence.realm[2] is not None:  # type: ignore[index]  # realms are made by `Admission`
-            self._ledger.forget(sequence.realm)
-
-    def _flush(self) -> None:
-        """Send what this step produced."""
-        for generation in self._touched.values():
-            if generation.deltas:
-                self._out.append(Piece(generation.id, tuple(generation.deltas)))
-                generation.deltas = []
-            if generation.over:
-                self._out.append(Done(generation.id))
-        self._touched.clear()
-        if self._out:
-            self._emit(self._out)
-            self._out = []
+def assemble(path: str, options: LoadOptions, progress: Progress, renderer: Renderer) -> Parts:
+    """Load a GGUF file."""
+    loaded = load(path, options, progress)
+    model, info = loaded.model, loaded.info
+    lexicon = Lexicon(model, info.context)
+    template = ChatTemplate(model.chat_template, lexicon, info.context, renderer)
+    share = not loaded.recurrent
+    ledger = Ledger(
+        info.kv_tokens, loaded.sequences, share=share, spill_tokens=loaded.spill_tokens,
+        idle_tokens=max(_IDLE_TOKENS, info.kv_tokens // 4) if loaded.spill_tokens else None,
+    )  # fmt: skip
+    scheduler = Scheduler(
+        slots=options.slots, batch_tokens=loaded.context.n_batch, max_outputs=loaded.max_outputs,
+        max_waiting=MAX_WAITING, ledger=ledger, share=share,
+    )  # fmt: skip
+    adapters = Adapters(model, loaded.context, options.adapters)
+    embedder = Embedder(model, options)
+    return Parts(
+        info=info, vocabulary=lexicon, template=template, ledger=ledger, scheduler=scheduler,
+        ring=Ring(loaded.context, loaded.max_outputs), adapters=adapters, embedder=embedder,
+        admission=Admission(
+            info, lexicon, template, adapters, keeps_prefixes=options.prefix_cache, longest_text=embedder.longest,
+            samplers=lambda sampling, seed, grammar: Sampler(
+                sampling, vocab=model.vocab, n_vocab=lexicon.size, context=info.context, seed=seed,
+                end_tokens=sorted(lexicon.ends), grammar=grammar,
+            ),
+        ),
+    )  # fmt: skip

@@ -8,20 +8,19 @@ that the model cannot take is refused with its count.
 from __future__ import annotations
 
 import ctypes
-import re
 import time
 from collections import deque
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from lathe.engine.errors import InternalError, UnavailableError, UsageError
+from lathe.engine.errors import InternalError, UsageError
 from lathe.engine.generation import Embeddings, EmbedRequest
 from lathe.engine.native.batch import Batch
 from lathe.engine.native.llama import ContextOptions, LlamaContext, LlamaModel, bindings
-from lathe.engine.worker.backends.llama.lexicon import Lexicon
 from lathe.engine.worker.fitting import overflow
 from lathe.engine.worker.messages import LoadOptions, RequestState
+from lathe.engine.worker.vocabulary import Vocabulary
 
 MAX_TEXTS = 4096
 _BATCH_TOKENS = 512
@@ -38,7 +37,7 @@ class Embedding:
     """An embed request at work."""
 
     def __init__(
-        self, request_id: int, request: EmbedRequest, lexicon: Lexicon, longest: int, queued_at: float
+        self, request_id: int, request: EmbedRequest, vocabulary: Vocabulary, longest: int, queued_at: float
     ) -> None:
         """Tokenise.
 
@@ -52,7 +51,7 @@ class Embedding:
         self.id = request_id
         self.request = request
         self.queued_at = queued_at
-        self.texts = [_tokens(request, text, lexicon) for text in request.texts]
+        self.texts = [_tokens(request, text, vocabulary) for text in request.texts]
         for index, tokens in enumerate(self.texts):
             if not tokens:
                 raise UsageError(f"embed: text {index} is empty: it has no tokens")
@@ -146,7 +145,8 @@ class Embedder:
         if context is not None:
             context.close()
         if pooling == _RANK and not ranks(self._model):
-            raise UnavailableError(f"{self._model.path.name} is no cross-encoder", hint="rank needs a reranker model")
+            message = f"{self._model.path.name} is no cross-encoder"
+            raise UsageError(message, hint="rank needs a reranker model", code="E_CAPABILITY")
         room = max(_BATCH_TOKENS, -(-tokens // _BATCH_TOKENS) * _BATCH_TOKENS)
         context = self._new(pooling, room)
         if pooling == -1 and self._lib.llama_pooling_type(context.handle) == _NONE:
@@ -171,34 +171,7 @@ def ranks(model: LlamaModel) -> bool:
     return model.metadata(f"{architecture}.pooling_type") == str(_RANK)
 
 
-def _tokens(request: EmbedRequest, text: str, lexicon: Lexicon) -> list[int]:
+def _tokens(request: EmbedRequest, text: str, vocabulary: Vocabulary) -> list[int]:
     if request.query is None:
-        return lexicon.encode(text, ends=True)
-    return _pair(request.query, text, lexicon)
-
-
-def _pair(query: str, text: str, lexicon: Lexicon) -> list[int]:
-    """A query and a text as llama.cpp gives them to a reranker.
-
-    Newer files carry a template for it; for cross-encoders without one it is BOS query EOS SEP text EOS, as far as the
-    vocabulary has them.
-    """
-    model, lib = lexicon.model, bindings()
-    template: bytes | None = lib.llama_model_chat_template(model.handle, b"rerank")
-    if template is not None:
-        return _filled(template.decode("utf-8", "replace"), query, text, lexicon)
-    separator = lib.llama_vocab_sep(model.vocab)
-    end = model.eos if model.eos >= 0 else separator
-    before, after = [model.bos] if model.add_bos else [], [end] if model.add_eos else []
-    between = [separator] if lib.llama_vocab_get_add_sep(model.vocab) else []
-    return before + lexicon.encode(query) + after + between + lexicon.encode(text) + after
-
-
-def _filled(template: str, query: str, text: str, lexicon: Lexicon) -> list[int]:
-    if not any(name in query or name in text for name in lexicon.controls):
-        return lexicon.encode(template.replace("{query}", query).replace("{document}", text), special=True)
-    given = {"{query}": query, "{document}": text}
-    tokens = []
-    for part in re.split(r"(\{query\}|\{document\})", template):
-        tokens += lexicon.encode(given[part]) if part in given else lexicon.encode(part, special=True)
-    return tokens
+        return vocabulary.encode(text, ends=True)
+    return vocabulary.pair(request.query, text)

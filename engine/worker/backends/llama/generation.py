@@ -10,11 +10,11 @@ from collections.abc import Sequence as Items
 
 from lathe.engine.generation import Delta, FinishReason, GenerationRequest, Timing, TokenLogprob, Usage
 from lathe.engine.scheduler.sequence import Sequence
-from lathe.engine.worker.backends.llama.lexicon import Lexicon
 from lathe.engine.worker.backends.llama.probabilities import Rows, described, undescribed
 from lathe.engine.worker.messages import RequestState
 from lathe.engine.worker.sampling import Sampler
 from lathe.engine.worker.stops import TextStream
+from lathe.engine.worker.vocabulary import Vocabulary
 
 
 class Choice:
@@ -38,7 +38,7 @@ class Generation:
         self,
         request_id: int,
         request: GenerationRequest,
-        lexicon: Lexicon,
+        lexicon: Vocabulary,
         *,
         truncated: int,
         seed: int,

@@ -7,6 +7,7 @@ control tokens.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 
 from lathe.engine.errors import UsageError
@@ -106,6 +107,41 @@ class Lexicon:
         """Whether a control token swallows spaces on its left and on its right; other text does not."""
         attributes = self.controls.get(name, 0)
         return bool(attributes & _LEFT_STRIP), bool(attributes & _RIGHT_STRIP)
+
+    @property
+    def bos(self) -> int:
+        """The token that begins a text; -1 where there is none."""
+        return self.model.bos
+
+    @property
+    def eos(self) -> int:
+        """The token that ends one; -1 where there is none."""
+        return self.model.eos
+
+    def pair(self, query: str, text: str) -> list[int]:
+        """A query and a text as llama.cpp gives them to a reranker.
+
+        Newer files carry a template for it; for cross-encoders without one it is BOS query EOS SEP text EOS, as far as
+        the vocabulary has them.
+        """
+        model, lib = self.model, bindings()
+        template: bytes | None = lib.llama_model_chat_template(model.handle, b"rerank")
+        if template is not None:
+            return self._filled(template.decode("utf-8", "replace"), query, text)
+        separator = lib.llama_vocab_sep(model.vocab)
+        end = model.eos if model.eos >= 0 else separator
+        before, after = [model.bos] if model.add_bos else [], [end] if model.add_eos else []
+        between = [separator] if lib.llama_vocab_get_add_sep(model.vocab) else []
+        return before + self.encode(query) + after + between + self.encode(text) + after
+
+    def _filled(self, template: str, query: str, text: str) -> list[int]:
+        if not any(name in query or name in text for name in self.controls):
+            return self.encode(template.replace("{query}", query).replace("{document}", text), special=True)
+        given = {"{query}": query, "{document}": text}
+        tokens = []
+        for part in re.split(r"(\{query\}|\{document\})", template):
+            tokens += self.encode(given[part]) if part in given else self.encode(part, special=True)
+        return tokens
 
     @functools.cached_property
     def _longest_piece(self) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from lathe.engine.generation import TokenLogprob
-from lathe.engine.worker.backends.llama.lexicon import Lexicon
+from lathe.engine.worker.vocabulary import Vocabulary
 
 Rows = npt.NDArray[np.float32]
 _ROWS_AT_ONCE = 16
@@ -27,7 +27,7 @@ def token_logprobs(rows: Rows, tokens: Sequence[int]) -> npt.NDArray[np.float64]
     return result
 
 
-def described(lexicon: Lexicon, row: Rows, token: int, alternatives: int) -> TokenLogprob:
+def described(lexicon: Vocabulary, row: Rows, token: int, alternatives: int) -> TokenLogprob:
     """A token with its log-probability and the best alternatives."""
     wide = row.astype(np.float64)
     total = float(_log_sum(wide[None])[0])
@@ -40,7 +40,7 @@ def described(lexicon: Lexicon, row: Rows, token: int, alternatives: int) -> Tok
     return TokenLogprob(token, raw.decode("utf-8", "replace"), float(wide[token]) - total, raw, top)
 
 
-def undescribed(lexicon: Lexicon, token: int) -> TokenLogprob:
+def undescribed(lexicon: Vocabulary, token: int) -> TokenLogprob:
     """The first token of a prompt, which nothing predicts."""
     raw = lexicon.name(token)
     return TokenLogprob(token, raw.decode("utf-8", "replace"), None, raw)
@@ -53,5 +53,5 @@ def _log_sum(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return sums
 
 
-def _text(lexicon: Lexicon, token: int) -> str:
+def _text(lexicon: Vocabulary, token: int) -> str:
     return lexicon.name(token).decode("utf-8", "replace")

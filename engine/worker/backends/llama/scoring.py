@@ -15,10 +15,10 @@ import numpy as np
 from lathe.engine.errors import UsageError
 from lathe.engine.generation import Score, ScoreRequest
 from lathe.engine.scheduler.sequence import Sequence
-from lathe.engine.worker.backends.llama.lexicon import Lexicon
 from lathe.engine.worker.backends.llama.probabilities import Rows, token_logprobs
 from lathe.engine.worker.fitting import overflow
 from lathe.engine.worker.messages import RequestState
+from lathe.engine.worker.vocabulary import Vocabulary
 
 MAX_CONTINUATIONS = 1024
 
@@ -68,7 +68,7 @@ class Scoring:
         self,
         request_id: int,
         request: ScoreRequest,
-        lexicon: Lexicon,
+        lexicon: Vocabulary,
         context: int,
         realm: Hashable,
         queued_at: float,
@@ -131,7 +131,7 @@ class Scoring:
         )
 
 
-def _continuation(context: str | tuple[int, ...], text: str | tuple[int, ...], lexicon: Lexicon) -> _Continuation:
+def _continuation(context: str | tuple[int, ...], text: str | tuple[int, ...], lexicon: Vocabulary) -> _Continuation:
     """Split a text into tokens of the context and of the continuation.
 
     Two strings are tokenised as one and divided where the context alone would end, with spaces at the end of the
@@ -153,13 +153,13 @@ def _continuation(context: str | tuple[int, ...], text: str | tuple[int, ...], l
     return _Continuation(tokens, start)
 
 
-def _ids(part: str | tuple[int, ...], lexicon: Lexicon, *, ends: bool) -> list[int]:
+def _ids(part: str | tuple[int, ...], lexicon: Vocabulary, *, ends: bool) -> list[int]:
     return lexicon.encode(part, ends=ends) if isinstance(part, str) else lexicon.checked(part)
 
 
-def _first(lexicon: Lexicon) -> int:
+def _first(lexicon: Vocabulary) -> int:
     """What stands before a continuation without context."""
-    for token in (lexicon.model.bos, lexicon.model.eos):
+    for token in (lexicon.bos, lexicon.eos):
         if token >= 0:
             return token
     raise UsageError("score: without context the model needs a token that begins a text, and it has none")
