@@ -130,6 +130,15 @@ class ImatrixStep(_Step, frozen=True, kw_only=True, tag="imatrix"):
 
 
 class TuneStep(_Step, frozen=True, kw_only=True, tag="tune"):
+class ImatrixMergeStep(_Step, frozen=True, kw_only=True, tag="imatrix-merge"):
+    """Add up importance matrices of one model, as if their texts had been one."""
+
+    matrices: Annotated[tuple[str, ...], Meta(min_length=1)]
+    """Paths; GGUF or llama-imatrix's older format."""
+    output: str
+    force: bool = False
+
+
     """Find the mix of types that is closest to the model for a size, measured on a text and on this machine."""
 
     model: str
@@ -156,7 +165,15 @@ class TuneStep(_Step, frozen=True, kw_only=True, tag="tune"):
     minutes: Annotated[float, Meta(gt=0)] = 30
     """After this nothing optional is begun."""
     speed: bool = True
-    """Time prompt and generation of every point."""
+    """Time prompt and generation of every point, and ways to run the chosen one."""
+    kv_types: Annotated[tuple[str, ...], Meta(min_length=1)] = ("f16", "q8_0")
+    """Types of the KV cache to try with the chosen file; points are timed and measured with the first."""
+    try_threads: tuple[Positive, ...] = ()
+    """Numbers of threads to try; none: the physical cores and half of them."""
+    try_batch: tuple[Positive, ...] = ()
+    """Prompt tokens computed together, to try; none: 128 and 512."""
+    try_gpu_layers: tuple[Annotated[int, Meta(ge=-1)], ...] = ()
+    """Layers on the accelerator to try; none: all, half and none of them where there is one."""
     threads: Count = 0
     gpu_layers: int | None = None
     output: str | None = None
@@ -340,7 +357,7 @@ class GateStep(_Step, frozen=True, kw_only=True, tag="gate"):
 
 Step = (
     ScanStep | VerifyStep
-    | ConvertStep | QuantizeStep | ImatrixStep | TuneStep | PerplexityStep | KldStep
+    | ConvertStep | QuantizeStep | ImatrixStep | ImatrixMergeStep | TuneStep | PerplexityStep | KldStep
     | BenchStep | ServeStep | GenerateStep
     | RagBuildStep | RagReembedStep | RagQueryStep | RagAskStep | RagEvalStep | RagGoldenStep | RagVerifyStep
     | EvalStep | GateStep

@@ -85,14 +85,20 @@ def read_imatrix(path: Path) -> Imatrix:
     return matrix
 
 
-def write_imatrix(path: Path, matrix: Imatrix, *, force: bool = False) -> None:
-    """Write a GGUF file that llama-imatrix and llama-quantize read."""
-    with new_artefact(path, force=force) as part:
+def write_imatrix(path: Path, matrix: Imatrix, *, inputs: Sequence[Path] = (), force: bool = False) -> None:
+    """Write a GGUF file that llama-imatrix and llama-quantize read; `inputs` must not be written over."""
+    with new_artefact(path, inputs=inputs, force=force) as part:
         part.write_bytes(_gguf(matrix))
 
 
 def merge(matrices: Sequence[Imatrix]) -> Imatrix:
-    """Add up matrices of the same model, as if their texts had been one."""
+    """Add up matrices of the same model, as if their texts had been one.
+
+    Raises:
+        ImatrixError: a tensor has other channels in one than in another, or they have no tensor in common.
+    """
+    if any(not matrix.entries.keys() & matrices[0].entries.keys() for matrix in matrices[1:]):
+        raise ImatrixError("the importance matrices have no tensor in common: they are not of one model")
     entries: dict[str, Entry] = {}
     for matrix in matrices:
         for name, entry in matrix.entries.items():

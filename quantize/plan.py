@@ -193,7 +193,7 @@ def require_importances(
             have = "and the importance matrix has none for it" if importances else "and there is no importance matrix"
             raise InputMissing(
                 f"{tensor.name} as {tensor.target} needs importances, {have}",
-                hint="`lathe imatrix MODEL --text FILE` makes a matrix; pass it with --imatrix",
+                hint="`lathe imatrix collect MODEL --text FILE` makes a matrix; pass it with --imatrix",
                 code="E_IMATRIX_NEEDED",
             )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lathe.engine.jobs.outputs import gguf_path, output_path, tools, variant_name
 from lathe.engine.jobs.values import Artefact, Figure, JobContext, Outcome
-from lathe.engine.steps import ImatrixStep
+from lathe.engine.steps import ImatrixMergeStep, ImatrixStep
 from lathe.quantize.artefact import file_sha256
 from lathe.quantize.errors import FormatError
 from lathe.quantize.imatrix import Imatrix, merge, read_imatrix, write_imatrix
@@ -71,14 +71,41 @@ def run(step: ImatrixStep, context: JobContext) -> Outcome:
     figures: dict[str, Figure] = {
         "tensors": len(matrix.entries), "chunks": matrix.chunks, "context": matrix.chunk_size, "text_sha256": digest
     }  # fmt: skip
-    rows: tuple[dict[str, Figure], ...] = tuple(
+    return Outcome(artefacts=(artefact,), figures=figures, rows=tuple(_rows(matrix)))
+
+
+def run_merge(step: ImatrixMergeStep, context: JobContext) -> Outcome:
+    """Add up and write."""
+    paths = [Path(name).expanduser() for name in step.matrices]
+    matrix = merge([read_imatrix(path) for path in paths])
+    output = Path(step.output).expanduser()
+    write_imatrix(output, matrix, inputs=paths, force=step.force)
+    context.log(f"{len(matrix.entries)} tensors, {matrix.chunks} chunks of {matrix.chunk_size} tokens: {output}")
+    artefact = Artefact(
+        name=output.stem, path=str(output), format="imatrix", bytes=output.stat().st_size, sha256=file_sha256(output)
+    )
+    figures: dict[str, Figure] = {"tensors": len(matrix.entries), "chunks": matrix.chunks, "matrices": len(paths)}
+    return Outcome(artefacts=(artefact,), figures=figures, rows=tuple(_rows(matrix)))
+
+
+def described(path: Path) -> tuple[dict[str, Figure], list[dict[str, Figure]]]:
+    """What a file holds, and a row of statistics per tensor."""
+    matrix = read_imatrix(path)
+    facts: dict[str, Figure] = {
+        "tensors": len(matrix.entries), "chunks": matrix.chunks, "context": matrix.chunk_size,
+        "texts": ", ".join(matrix.datasets),
+    }  # fmt: skip
+    return facts, _rows(matrix)
+
+
+def _rows(matrix: Imatrix) -> list[dict[str, Figure]]:
+    return [
         {
             "tensor": one.name, "total": one.total, "mean": one.mean, "maximum": one.maximum, "active": one.active,
             "evenness": one.evenness, "outliers": one.outliers, "similarity": one.similarity,
         }
         for one in statistics(matrix)
-    )  # fmt: skip
-    return Outcome(artefacts=(artefact,), figures=figures, rows=rows)
+    ]  # fmt: skip
 
 
 def _resumed(file: Path) -> Imatrix | None:

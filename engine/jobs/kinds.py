@@ -41,6 +41,7 @@ KINDS: dict[type, Kind] = {
     steps.PerplexityStep: Kind(target="perplexity:run"),
     steps.KldStep: Kind(target="kld:run"),
     steps.ImatrixStep: Kind(target="imatrix:run"),
+    steps.ImatrixMergeStep: Kind(target="imatrix:run_merge", lane="io"),
     steps.TuneStep: Kind(target="tune:run"),
     steps.BenchStep: Kind(target="bench:run"),
     steps.ServeStep: Kind(target="serve:run", service=True),
@@ -86,6 +87,8 @@ def title_of(step: steps.Step, names: Mapping[str, str] = {}) -> str:
         case steps.QuantizeStep(type=kind):
             return f"{subject} -> {kind}"
         case steps.ScanStep(roots=roots):
+        case steps.ImatrixMergeStep(output=output):
+            return output.rsplit("/", 1)[-1]
             return ", ".join(roots) or "standard places"
         case steps.EvalStep(suite=suite):
             return f"{suite.rsplit('/', 1)[-1]} on {subject}"

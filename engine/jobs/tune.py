@@ -7,16 +7,19 @@ everything that was measured, never a file that misses it.
 from __future__ import annotations
 
 import hashlib
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-from lathe.engine.errors import ExitCode
+from lathe.engine.errors import DataError, ExitCode, MissingError
 from lathe.engine.jobs.outputs import gguf_path, model_sha256, output_path, recipe_key, reporter, tools, variant_name
 from lathe.engine.jobs.values import Artefact, Figure, JobContext, Outcome
 from lathe.engine.paths import Home
 from lathe.engine.steps import TuneStep
 from lathe.engine.tune.frontier import Point, Wish, best, pareto
+from lathe.engine.tune.halving import Run, ways
+from lathe.engine.tune.trial import Way
 from lathe.quantize.artefact import file_sha256, new_artefact
 
 if TYPE_CHECKING:
@@ -44,6 +47,24 @@ class FrontierFile(msgspec.Struct, frozen=True, kw_only=True):
     sensitivity: dict[str, dict[str, float]]
     """Tensor -> type -> divergence it alone would cause."""
     tensor_bytes: dict[str, dict[str, int]]
+    runs: tuple[Run, ...] = ()
+    """Ways to run the point that answers the wish, the best first."""
+    machine: str = ""
+    """The processor that speeds were measured on."""
+
+
+def read_frontier(path: Path) -> FrontierFile:
+    """Read the JSON artefact.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=FrontierFile)
+    except FileNotFoundError as error:
+        raise MissingError(f"there is no frontier at {path}", hint="`lathe tune` measures one") from error
+    except (OSError, msgspec.MsgspecError) as error:
+        raise DataError(f"{path} is no frontier of `lathe tune`: {error}") from error
 
 
 def run(step: TuneStep, context: JobContext) -> Outcome:
@@ -67,7 +88,6 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
         n_ctx=step.context,
         n_chunks=step.chunks,
         seconds=60 * step.minutes,
-        speed=step.speed or step.min_tokens_per_s is not None,
         threads=step.threads,
         gpu_layers=(-1 if accelerated else 0) if step.gpu_layers is None else step.gpu_layers,
     )
@@ -81,6 +101,11 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
         min_tokens_per_s=step.min_tokens_per_s,
     )
     points = _points(step, wish, laboratory, context)
+    runs: list[Run] = []
+    if step.speed or step.min_tokens_per_s is not None:
+        likely = best(points, msgspec.structs.replace(wish, min_tokens_per_s=None)) or points[0]
+        runs = laboratory.ways_to_run(likely, _candidates(step, laboratory, accelerated))
+        points = _timed(step, points, runs, laboratory, context)
     chosen = best(points, wish)
     frontier = pareto(points)
     artefacts: list[Artefact] = []
@@ -88,7 +113,7 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
     if chosen is not None and chosen.mix is not None and wished:
         output = output_path(context, step.output, step.name or variant_name(entry, _NAME_OF_MIX))
         artefacts += _made(step, context, laboratory, chosen, output, recipe, entry.id)
-    artefacts.append(_frontier_file(step, context, laboratory, points, entry.name, model_digest, digest))
+    artefacts.append(_frontier_file(step, context, laboratory, points, runs, entry.name, model_digest, digest))
     laboratory.tidy()
     if wished and chosen is None:
         context.log("nothing that was measured answers the wish", "warn")
@@ -97,6 +122,7 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
         figures |= {
             "chosen": chosen.label, "bytes": chosen.bytes, "mean_kld": chosen.kld, "mean_kld_error": chosen.kld_error,
             "kld_99_9": chosen.kld_99_9, "same_top_p": chosen.same_top, "tokens_per_s": chosen.tokens_per_s,
+            "peak_bytes": chosen.peak_bytes,
         }  # fmt: skip
     exit_code = ExitCode.NEGATIVE if wished and chosen is None else ExitCode.OK
     rows = tuple(_row(point, point in frontier) for point in points)
@@ -114,9 +140,40 @@ def _points(step: TuneStep, wish: Wish, laboratory: Laboratory, context: JobCont
     if wish.max_kld is not None:
         points.append(laboratory.within(wish.max_kld))
     for point in points:
-        speed = "" if point.tokens_per_s is None else f", {point.tokens_per_s:.1f} tokens/s"
-        context.log(f"{point.label}: {point.bytes:,} bytes, mean KLD {point.kld:.5f} ± {point.kld_error:.5f}{speed}")
+        context.log(f"{point.label}: {point.bytes:,} bytes, mean KLD {point.kld:.5f} ± {point.kld_error:.5f}")
     return sorted(points, key=lambda point: (point.bytes, point.kld))
+
+
+def _candidates(step: TuneStep, laboratory: Laboratory, accelerated: bool) -> list[Way]:
+    """The ways to run that were asked for, or those worth trying here."""
+    from lathe.engine.native.llama import physical_cores
+
+    cores = step.threads or physical_cores()
+    blocks = laboratory.headers[0].hyper("block_count")
+    half = (blocks // 2,) if isinstance(blocks, int) else ()
+    default_layers: tuple[int, ...] = (-1, *half, 0) if accelerated else (0,)
+    given = () if step.gpu_layers is None else (step.gpu_layers,)
+    return ways(
+        tuple(dict.fromkeys(step.kv_types)),
+        step.try_threads or tuple(dict.fromkeys((cores, max(1, cores // 2)))),
+        step.try_batch or (128, 512),
+        step.try_gpu_layers or given or default_layers,
+    )
+
+
+def _timed(
+    step: TuneStep, points: list[Point], runs: list[Run], laboratory: Laboratory, context: JobContext
+) -> list[Point]:
+    """Every point with its speed, run the way that was best for the likely one; KV cache as it was measured."""
+    usable = [run for run in runs if not run.problem]
+    for run in runs:
+        if run.problem:
+            context.log(f"{run.kv_type}, {run.threads} threads, batch {run.batch}: {run.problem}", "warn")
+    way = next((run.way for run in usable if run.kv_type == step.kv_types[0]), usable[0].way if usable else None)
+    if way is None:
+        return points
+    context.log(f"timing every point with {way.threads} threads, batch {way.batch}, {way.gpu_layers} layers offloaded")
+    return [laboratory.timed(point, way) for point in points]
 
 
 def _recipe(step: TuneStep, name: str, model_digest: str, text_digest: str) -> dict[str, Figure]:
@@ -170,6 +227,7 @@ def _frontier_file(
     context: JobContext,
     laboratory: Laboratory,
     points: list[Point],
+    runs: list[Run],
     model: str,
     model_digest: str,
     text_digest: str,
@@ -186,6 +244,8 @@ def _frontier_file(
         exact=laboratory.exact,
         readings=laboratory.search.readings,
         points=tuple(points),
+        runs=tuple(runs),
+        machine=platform.processor() or platform.machine(),
         sensitivity={name: {option.kind: option.cost for option in listed} for name, listed in choices.items()},
         tensor_bytes={name: {option.kind: option.bytes for option in listed} for name, listed in choices.items()},
     )

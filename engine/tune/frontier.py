@@ -29,6 +29,8 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens_per_s: float | None = None
     tokens_per_s: float | None = None
     load_s: float | None = None
+    peak_bytes: int | None = None
+    """Main memory of a process that runs it, at its highest."""
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,11 +16,12 @@ import msgspec
 from lathe.engine.errors import UsageError
 from lathe.engine.measure import chunks as chunked
 from lathe.engine.measure import imatrix, moments
-from lathe.engine.measure.bench import BenchOptions, time_model
 from lathe.engine.native.llama import LlamaModel
 from lathe.engine.tune.frontier import Point
+from lathe.engine.tune.halving import Run, halve
 from lathe.engine.tune.search import Found, Search
 from lathe.engine.tune.sensitivity import KINDS
+from lathe.engine.tune.trial import Timing, Trial, Way, run
 from lathe.engine.tune.yardstick import Reading, Yardstick
 from lathe.quantize.gguf.header import read_sharded
 from lathe.quantize.imatrix import Imatrix, read_imatrix, write_imatrix
@@ -29,6 +30,7 @@ from lathe.quantize.plan import QuantizeOptions
 from lathe.quantize.quantizer import plan_quantization, quantize_gguf
 from lathe.quantize.types import FILE_TYPES, tensor_type
 from lathe.quantize.variants import Variants
+from msgspec.structs import asdict, replace
 
 _SIZE = re.compile(r"([\d.]+) *([KMGT]?)(i?)B?", re.IGNORECASE)
 _HEAD_ROOM = 1024
@@ -48,7 +50,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     n_ctx: int = 256
     n_chunks: int = 48
     seconds: float = 1800
-    speed: bool = True
     threads: int = 0
     gpu_layers: int = 0
 
@@ -103,11 +104,7 @@ class Laboratory:
         path = self._folder / f"{kind}.gguf"
         options = QuantizeOptions(type=kind, imatrix=self._folder / "imatrix.gguf", threads=self._settings.threads)
         report = quantize_gguf(self._source, path, options, force=True)
-        try:
-            reading = self._yardstick.read([path])
-            return self._point(kind, None, None, report.plan.bytes, reading, [path])
-        finally:
-            path.unlink()
+        return self._point(kind, None, None, report.plan.bytes, self._yardstick.read([path]))
 
     def bytes_of(self, size: str) -> int:
         """A size as users write it, in bytes; a file type stands for its own size."""
@@ -131,26 +128,50 @@ class Laboratory:
 
     def tidy(self) -> None:
         """Drop what is large and can be made again; what was measured stays."""
+        for path in self._folder.glob("*.gguf"):
+            if path.stem in FILE_TYPES:
+                path.unlink()
         shutil.rmtree(self._folder / "variants", ignore_errors=True)
         shutil.rmtree(self._folder / "moments", ignore_errors=True)
+
+    # -- running -----------------------------------------------------------------------------------------------------
+    def ways_to_run(self, point: Point, candidates: Sequence[Way]) -> list[Run]:
+        """Compare ways to run a point by successive halving, the best first; each KV cache's divergence is measured."""
+        files = [str(path) for path in self.files(point)]
+        done = 0
+
+        def attempt(way: Way, prompt: int, generate: int) -> Timing:
+            nonlocal done
+            done += 1
+            self._report(f"running {point.label}: {way.kv_type}, {way.threads} threads, {way.batch}", done, None, "")
+            return run(Trial(files=tuple(files), way=way, prompt_tokens=prompt, generate_tokens=generate))
+
+        runs = halve(point.label, candidates, attempt, in_time=lambda: time.monotonic() < self._until)
+        alive = dict.fromkeys(one.kv_type for one in runs if not one.problem)
+        readings = {kv_type: self._yardstick.read(self.files(point), kv_type=kv_type) for kv_type in alive}
+        return [
+            replace(one, kld=readings[one.kv_type].kld, kld_99_9=readings[one.kv_type].kld_99_9)
+            if one.kv_type in readings
+            else one
+            for one in runs
+        ]
+
+    def timed(self, point: Point, way: Way) -> Point:
+        """The point with its speed and memory when run that way."""
+        self._report(f"speed of {point.label}", 0, None, "")
+        files = tuple(str(path) for path in self.files(point))
+        return replace(point, **asdict(run(Trial(files=files, way=way, prompt_tokens=128, generate_tokens=32))))
 
     # -- inside ------------------------------------------------------------------------------------------------------
     def _mix_point(self, found: Found) -> Point:
         size = self.headers[0].data_offset + self.variants.size(found.mix) + _HEAD_ROOM
-        files = self.variants.paths(found.mix)
-        return self._point(f"mix {size / 1e6:,.2f} MB", found.mix, found.predicted, size, found.reading, files)
+        return self._point(f"mix {size / 1e6:,.2f} MB", found.mix, found.predicted, size, found.reading)
 
     def _point(
-        self,
-        label: str,
-        mix: dict[str, str] | None,
-        predicted: float | None,
-        size: int,
-        reading: Reading,
-        files: Sequence[Path],
+        self, label: str, mix: dict[str, str] | None, predicted: float | None, size: int, reading: Reading
     ) -> Point:
         elements = sum(tensor.elements for tensor in self.variants.tensors.values())
-        point = Point(
+        return Point(
             label=label,
             mix=mix,
             bytes=size,
@@ -162,25 +183,18 @@ class Laboratory:
             same_top=reading.same_top,
             perplexity=reading.perplexity,
         )
-        return self._timed(point, files) if self._settings.speed else point
 
-    def _timed(self, point: Point, files: Sequence[Path]) -> Point:
-        self._report(f"speed of {point.label}", 0, None, "")
-        options = BenchOptions(
-            prompt_tokens=(128,),
-            generate_tokens=(32,),
-            repetitions=3,
-            threads=(self._settings.threads,),
-            gpu_layers=self._settings.gpu_layers,
-        )
-        started = time.monotonic()
-        shards = files if len(files) > 1 else ()
-        with LlamaModel(files[0], gpu_layers=self._settings.gpu_layers, shards=shards) as model:
-            load_s = time.monotonic() - started
-            prompt, generation = time_model(model, options)
-        return msgspec.structs.replace(
-            point, prompt_tokens_per_s=prompt.avg_ts, tokens_per_s=generation.avg_ts, load_s=load_s
-        )
+    def files(self, point: Point) -> list[Path]:
+        """The files of a point, made where they are not there."""
+        if point.mix is not None:
+            return self.variants.paths(point.mix)
+        path = self._folder / f"{point.label}.gguf"
+        if not path.exists():
+            options = QuantizeOptions(
+                type=point.label, imatrix=self._folder / "imatrix.gguf", threads=self._settings.threads
+            )
+            quantize_gguf(self._source, path, options)
+        return [path]
 
     def _overhead(self) -> int:
         """Bytes of a file besides the tensors that are chosen for."""

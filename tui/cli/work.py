@@ -19,13 +19,15 @@ def job_options(command: Any) -> Any:
     return click.option("--detach", is_flag=True, help="Leave the job to the engine; print its id.")(command)
 
 
-def _show_artefacts(job: Job) -> None:
+def show_artefacts(job: Job) -> None:
+    """What was made, then the figures."""
     for artefact in job.outcome.artefacts if job.outcome else ():
         put(f"{artefact.name}  {long_size(artefact.bytes)}  {artefact.path}")
-    _show_figures(job)
+    show_figures(job)
 
 
-def _show_figures(job: Job) -> None:
+def show_figures(job: Job) -> None:
+    """One figure per line."""
     for name, value in (job.outcome.figures if job.outcome else {}).items():
         if value is not None:
             put(f"  {name:<24} {value:.6g}" if isinstance(value, float) else f"  {name:<24} {value}")
@@ -45,10 +47,8 @@ def convert(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Turn SOURCE (a checkpoint folder or a registered model) into GGUF or ONNX."""
-    step = ConvertStep(
-        model=_reference(source), to=to, outtype=outtype, output=_absolute(output), name=name, force=force
-    )
-    raise SystemExit(run_step(shell, step, _show_artefacts, detach=detach, as_json=as_json))
+    step = ConvertStep(model=reference(source), to=to, outtype=outtype, output=absolute(output), name=name, force=force)
+    raise SystemExit(run_step(shell, step, show_artefacts, detach=detach, as_json=as_json))
 
 
 @click.command()
@@ -73,12 +73,12 @@ def quantize(
 ) -> None:  # fmt: skip
     """Quantize MODEL (a registered name or a GGUF file)."""
     step = QuantizeStep(
-        model=_reference(model), type=kind, imatrix=_absolute(imatrix),
+        model=reference(model), type=kind, imatrix=absolute(imatrix),
         tensor_types=parse_pairs(tensor_type, "--tensor-type"), output_tensor_type=output_tensor_type,
         token_embedding_type=token_embedding_type, pure=pure, allow_requantize=allow_requantize, threads=threads,
-        output=_absolute(output), name=name, force=force,
+        output=absolute(output), name=name, force=force,
     )  # fmt: skip
-    raise SystemExit(run_step(shell, step, _show_artefacts, detach=detach, as_json=as_json))
+    raise SystemExit(run_step(shell, step, show_artefacts, detach=detach, as_json=as_json))
 
 
 @click.command()
@@ -96,10 +96,10 @@ def perplexity(
 ) -> None:  # fmt: skip
     """Perplexity of MODEL over a text."""
     step = PerplexityStep(
-        model=_reference(model), text=_absolute(text), context=context, chunks=chunks, threads=threads,
+        model=reference(model), text=absolute(text), context=context, chunks=chunks, threads=threads,
         gpu_layers=gpu_layers,
     )  # fmt: skip
-    raise SystemExit(run_step(shell, step, _show_figures, detach=detach, as_json=as_json))
+    raise SystemExit(run_step(shell, step, show_figures, detach=detach, as_json=as_json))
 
 
 def _numbers(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...]:
@@ -141,7 +141,7 @@ def bench(
 
     for model in models:
         step = BenchStep(
-            model=_reference(model), prompt_tokens=prompt, generate_tokens=generate, pairs=both, depths=depths,
+            model=reference(model), prompt_tokens=prompt, generate_tokens=generate, pairs=both, depths=depths,
             batch=batch, micro_batch=micro_batch, kv_types=kv_types, threads=threads, repetitions=repetitions,
             gpu_layers=gpu_layers,
         )  # fmt: skip
@@ -149,11 +149,12 @@ def bench(
     put(render(rows, style).rstrip("\n"))
 
 
-def _reference(name: str) -> str:
+def reference(name: str) -> str:
     """A path as seen from here, else a registered name: the engine has another working directory."""
     path = Path(name)
     return str(path.absolute()) if path.exists() else name
 
 
-def _absolute(path: Path | None) -> str | None:
+def absolute(path: Path | None) -> str | None:
+    """A path as the engine needs it."""
     return str(path.absolute()) if path else None

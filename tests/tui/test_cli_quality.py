@@ -1,0 +1,168 @@
+"""The verbs that tell what quantization costs: the steps they submit, the tables they print, their refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from lathe.engine import connect
+from lathe.engine.errors import DoesNotFit, ExitCode
+from lathe.engine.jobs.values import Artefact, Job, Outcome
+from lathe.engine.steps import ImatrixMergeStep, ImatrixStep, KldStep, TuneStep
+from lathe.quantize.imatrix import Entry, Imatrix, write_imatrix
+from lathe.tui.cli.root import cli
+from lathe.tui.cli.tune import heat_map
+from support.scripted_workbench import ScriptedWorkbench
+
+
+class Terminal:
+    """Runs verbs on an engine that keeps what is submitted and answers with a given outcome."""
+
+    def __init__(self) -> None:
+        self.engine = ScriptedWorkbench()
+        self.steps: list[Any] = []
+        self.outcome: Outcome | None = None
+
+    def run(self, *arguments: str) -> Result:
+        return CliRunner().invoke(cli, arguments, catch_exceptions=True)
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    from contextlib import asynccontextmanager
+
+    terminal = Terminal()
+
+    @asynccontextmanager
+    async def opened(home: Any, *, flags: Any = None, start: bool = False) -> Any:
+        yield terminal.engine
+
+    async def submit(step: Any, run: str | None = None) -> Job:
+        terminal.steps.append(step)
+        if terminal.outcome is None:
+            raise DoesNotFit("enough seen")
+        return Job(id="j-1", step=step, title="work", state="done", outcome=terminal.outcome)
+
+    async def wait(job_id: str) -> Job:
+        return Job(id=job_id, step=terminal.steps[-1], title="work", state="done", outcome=terminal.outcome)
+
+    monkeypatch.setattr(connect, "open_workbench", opened)
+    monkeypatch.setattr(terminal.engine, "submit", submit)
+    monkeypatch.setattr(terminal.engine, "wait", wait)
+    return terminal
+
+
+@pytest.mark.parametrize(
+    ("arguments", "step"),
+    [
+        (
+            ("imatrix", "collect", "m", "--text", "/t", "--ctx", "256", "--merge", "/a", "--merge", "/b"),
+            ImatrixStep(model="m", text="/t", context=256, merge=("/a", "/b")),
+        ),
+        (("imatrix", "merge", "/a", "/b", "-o", "/c"), ImatrixMergeStep(matrices=("/a", "/b"), output="/c")),
+        (("kld", "m", "--base", "b", "--chunks", "4"), KldStep(model="m", base="b", chunks=4)),
+        (("kld", "m", "--base-file", "/f"), KldStep(model="m", base_file="/f")),
+        (
+            ("tune", "m", "--text", "/t", "--max-size", "4GB", "--min-tps", "20", "--max-kld", "1", "--kind", "q4_k"),
+            TuneStep(model="m", text="/t", max_size="4G", min_tokens_per_s=20, max_kld=0.02, kinds=("Q4_K",)),
+        ),
+        (
+            ("tune", "m", "--text", "/t", "--kv-type", "q8_0", "--try-threads", "2", "--try-gpu-layers", "-1",
+             "--no-feedback", "--no-speed", "--compare", "q8_0"),
+            TuneStep(model="m", text="/t", kv_types=("q8_0",), try_threads=(2,), try_gpu_layers=(-1,), feedback=False,
+                     speed=False, compare=("Q8_0",)),
+        ),
+    ],
+)  # fmt: skip
+def test_verbs_submit_the_steps_that_screens_submit(terminal: Terminal, arguments: tuple[str, ...], step: Any) -> None:
+    terminal.run(*arguments)
+    assert terminal.steps == [step]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("tune", "m"), ("imatrix", "collect", "m"), ("tune", "m", "--text", "/t", "--max-kld", "0")]
+)
+def test_what_is_missing_or_impossible_is_wrong_usage(terminal: Terminal, arguments: tuple[str, ...]) -> None:
+    assert terminal.run(*arguments).exit_code == ExitCode.USAGE
+    assert terminal.steps == []
+
+
+def test_a_matrix_is_shown_without_an_engine(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    sums = np.array([[1, 2, 3, 4]], np.float32)
+    entries = {
+        "blk.0.ffn_up.weight": Entry(sums, np.array([2])),
+        "blk.1.ffn_up.weight": Entry(sums[:, ::-1].copy(), np.array([4])),
+    }
+    write_imatrix(path, Imatrix(entries=entries, datasets=("a.txt",), chunks=3, chunk_size=2))
+    shown = CliRunner().invoke(cli, ["imatrix", "show", str(path)])
+    assert shown.exit_code == 0, shown.output
+    lines = shown.output.splitlines()
+    assert lines[-2].split()[:3] == ["blk.0.ffn_up.weight", "5", "1.25"]
+    assert lines[-1].split()[-1] == "0.66667", "cosine with the layer below"
+    document = json.loads(CliRunner().invoke(cli, ["imatrix", "show", str(path), "--json"]).output)
+    assert (document["chunks"], document["texts"], len(document["tensors"])) == (3, "a.txt", 2)
+    (tmp_path / "no").write_bytes(b"\x01")
+    refused = CliRunner().invoke(cli, ["imatrix", "show", str(tmp_path / "no")])
+    assert refused.exit_code == ExitCode.DATA
+    assert "no importance matrix" in refused.output
+
+
+def test_divergence_is_a_table_with_errors(terminal: Terminal) -> None:
+    names = ("mean_kld", "same_top_p", "delta_p_rms", "delta_p", "perplexity", "base_perplexity", "ratio", "difference")
+    figures: dict[str, Any] = dict.fromkeys(names, 0.5) | {f"{name}_error": 0.25 for name in names}
+    figures |= {"correlation": 0.99, "max_kld": 2.0, "tokens": 1234}
+    terminal.outcome = Outcome(figures=figures, rows=({"percentile": 99.9, "kld": 1.5, "delta_p": -0.125},))
+    shown = terminal.run("kld", "m", "--base", "b")
+    assert shown.exit_code == 0, shown.output
+    assert "mean KLD                          0.5 ± 0.25" in shown.output
+    assert "same top token, %                  50 ± 25" in shown.output
+    assert shown.output.splitlines()[-1].split() == ["99.9", "1.5", "-12.5"]
+
+
+def test_a_frontier_is_a_table_a_map_and_the_files(terminal: Terminal, tmp_path: Path) -> None:
+    point = {
+        "label": "mix 2.89 MB", "mix": {"blk.0.attn_q.weight": "Q5_K", "token_embd.weight": "Q6_K"}, "bytes": 2_888_000,
+        "bits_per_weight": 5.5, "kld": 0.0123, "kld_error": 0.001, "kld_99_9": 0.2, "same_top": 0.95,
+        "perplexity": 11.5, "prompt_tokens_per_s": 100.0, "tokens_per_s": 50.0, "load_s": 0.1, "peak_bytes": 1 << 20,
+    }  # fmt: skip
+    run = {
+        "label": "mix 2.89 MB", "kv_type": "q8_0", "threads": 2, "batch": 512, "gpu_layers": 0, "kld": 0.0125,
+        "tokens_per_s": 55.0, "prompt_tokens_per_s": 110.0, "rounds": 3,
+    }  # fmt: skip
+    document = {
+        "model": "m", "model_sha256": "0", "text": "t", "text_sha256": "0", "context": 64, "chunks": 6,
+        "feedback": True, "exact": True, "readings": 9, "points": [point], "runs": [run],
+        "sensitivity": {"blk.0.attn_q.weight": {"Q4_K": 1e-5}, "token_embd.weight": {"Q4_K": 1e-3}},
+        "tensor_bytes": {},
+    }  # fmt: skip
+    path = tmp_path / "frontier.json"
+    path.write_bytes(msgspec.json.encode(document))
+    terminal.outcome = Outcome(
+        artefacts=(Artefact(name="m-frontier", path=str(path), format="json", bytes=path.stat().st_size),),
+        figures={"chosen": "mix 2.89 MB"},
+        rows=({name: value for name, value in point.items() if name != "mix"} | {"frontier": True},),
+        exit=0,
+    )
+    shown = terminal.run("tune", "m", "--text", "/t", "--max-size", "3MB")
+    assert shown.exit_code == 0, shown.output
+    words = shown.output.split()
+    for expected in ("2,888,000", "0.01230", "95.00%", "1.0", "q8_0", "0.01250", "q5_k", "100.0"):
+        assert expected in words, expected
+    path.write_bytes(b"{}")
+    broken = terminal.run("tune", "m", "--text", "/t")
+    assert broken.exit_code == ExitCode.DATA
+    assert "no frontier" in broken.stderr
+
+
+def test_the_map_is_darker_where_it_is_dearer() -> None:
+    lines = heat_map({"blk.0.a.weight": {"Q4_K": 1e-9}, "blk.0.b.weight": {"Q4_K": 1e-2}, "c": {"Q8_0": 1.0}}, None)
+    assert lines[2].split() == ["a", "b"]
+    assert lines[3].startswith("layer 0")
+    assert "@@@ 1000.0" in lines[3]
+    assert heat_map({}, None) == []
