@@ -10,13 +10,16 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-LAYERS, WIDTH, HIDDEN, HEADS, CONTEXT = 12, 1024, 2816, 16, 8192
+CONTEXT, HEAD = 8192, 64
+SHAPES = {"30m": (8, 512, 1408), "70m": (10, 768, 2112), "160m": (12, 1024, 2816)}
+"""Layers, width, hidden width; named by the parameters that come of them."""
 
 
-def random_model(vocabulary: Path, path: Path) -> Path:
-    """Write a 160 M-parameter Llama in F16, with the tokenizer of another GGUF; an existing file is kept."""
+def random_model(vocabulary: Path, path: Path, size: str = "160m") -> Path:
+    """Write a Llama in F16 of one of the `SHAPES`, with the tokenizer of another GGUF; an existing file is kept."""
     if path.exists():
         return path
+    layers, width, hidden = SHAPES[size]
     source = gguf.GGUFReader(str(vocabulary))
     writer = gguf.GGUFWriter(str(path), "llama")
     tokens = 0
@@ -29,13 +32,13 @@ def random_model(vocabulary: Path, path: Path) -> Path:
             else:
                 writer.add_key_value(field.name, field.contents(), field.types[0])
     writer.add_context_length(CONTEXT)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(HIDDEN)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
+    writer.add_embedding_length(width)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(hidden)
+    writer.add_head_count(width // HEAD)
+    writer.add_head_count_kv(width // HEAD)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(WIDTH // HEADS)
+    writer.add_rope_dimension_count(HEAD)
     writer.add_vocab_size(tokens)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     random = np.random.default_rng(0)
@@ -44,17 +47,17 @@ def random_model(vocabulary: Path, path: Path) -> Path:
         values = random.standard_normal((rows, columns), dtype=np.float32) / np.sqrt(columns)
         writer.add_tensor(name, values.astype(np.float16))
 
-    matrix("token_embd.weight", tokens, WIDTH)
-    matrix("output.weight", tokens, WIDTH)
-    writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
-    for layer in range(LAYERS):
+    matrix("token_embd.weight", tokens, width)
+    matrix("output.weight", tokens, width)
+    writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
+    for layer in range(layers):
         for part in ("attn_norm", "ffn_norm"):
-            writer.add_tensor(f"blk.{layer}.{part}.weight", np.ones(WIDTH, np.float32))
+            writer.add_tensor(f"blk.{layer}.{part}.weight", np.ones(width, np.float32))
         for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            matrix(f"blk.{layer}.{part}.weight", WIDTH, WIDTH)
-        matrix(f"blk.{layer}.ffn_gate.weight", HIDDEN, WIDTH)
-        matrix(f"blk.{layer}.ffn_up.weight", HIDDEN, WIDTH)
-        matrix(f"blk.{layer}.ffn_down.weight", WIDTH, HIDDEN)
+            matrix(f"blk.{layer}.{part}.weight", width, width)
+        matrix(f"blk.{layer}.ffn_gate.weight", hidden, width)
+        matrix(f"blk.{layer}.ffn_up.weight", hidden, width)
+        matrix(f"blk.{layer}.ffn_down.weight", width, hidden)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -2,8 +2,9 @@
 
     python benchmarks/http_peers.py [MODEL.gguf] [--rounds 5] [--threads 2] [--context 1024] [--prefix 600]
 
-Cases: one client and eight clients with prompts of their own; eight clients whose prompts share a prefix that neither
-server has seen (each round brings a new one). Ratios are those of the medians over the rounds.
+Cases: one, eight and thirty-two clients over eight slots with prompts of their own; eight clients whose prompts share a
+prefix that neither server has seen (each round brings a new one). Servers and clients are processes of their own.
+Ratios are those of the medians over the rounds.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
 import os
 import random
+import re
 import socket
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +50,7 @@ class Case(NamedTuple):
 CASES = (
     Case("one client", 1, 4, 40, 64),
     Case("eight clients", 8, 16, 40, 64),
+    Case("32 clients", 32, 64, 40, 64),
     Case("eight clients, shared prefix", 8, 24, 15, 32, shared=True),
 )
 
@@ -76,8 +81,35 @@ class Prompts:
         return [prefix + self.words(case.own_words) for _ in range(case.requests)]
 
 
+class Answer(asyncio.Protocol):
+    """One streamed answer; looks at what arrives as little as it can, for its time is taken from the servers'."""
+
+    def __init__(self, request: bytes) -> None:
+        self._request = request
+        self._chunks: list[bytes] = []
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.first = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._started = time.perf_counter()
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.first and b"data: {" in data:
+            self.first = time.perf_counter() - self._started
+        self._chunks.append(data)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.done.set_result(None)
+
+    @property
+    def received(self) -> bytes:
+        return b"".join(self._chunks)
+
+
 async def ask(port: int, prompt: str, tokens: int) -> tuple[float, int]:
-    """Stream one completion; return the time to its first text and the number of its events with text."""
+    """Stream one completion; return the time to its first event and the tokens of the answer."""
     body = json.dumps(
         {"prompt": prompt, "max_tokens": tokens, "stream": True, "temperature": 0, "ignore_eos": True,
          "stream_options": {"include_usage": True}}
@@ -86,24 +118,13 @@ async def ask(port: int, prompt: str, tokens: int) -> tuple[float, int]:
         f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    started = time.perf_counter()
-    writer.write(head.encode() + body)
-    first, count = 0.0, 0
-    lines = []
-    while line := await reader.readline():
-        lines.append(line)
-        if not line.startswith(b"data: {"):
-            continue
-        event = json.loads(line[6:])
-        if not first and event.get("choices") and event["choices"][0]["text"]:
-            first = time.perf_counter() - started
-        if event.get("usage"):
-            count = event["usage"]["completion_tokens"]
-    writer.close()
-    if not count:
-        sys.exit(f"port {port} gave no answer: {b''.join(lines)[-600:]!r}")
-    return first, count
+    loop = asyncio.get_running_loop()
+    _, answer = await loop.create_connection(lambda: Answer(head.encode() + body), "127.0.0.1", port)
+    await answer.done
+    counts = re.findall(rb'"completion_tokens":(\d+)', answer.received)
+    if not counts:
+        sys.exit(f"port {port} gave no answer: {answer.received[-600:]!r}")
+    return answer.first, int(counts[-1])
 
 
 async def measure(port: int, case: Case, prompts: list[str]) -> Result:
@@ -126,29 +147,61 @@ async def measure(port: int, case: Case, prompts: list[str]) -> Result:
     )
 
 
-@asynccontextmanager
-async def ours(model: Path, context: int, threads: int) -> AsyncIterator[int]:
-    """A Lathe engine of its own, serving."""
-    with tempfile.TemporaryDirectory() as folder:
+class Setup(NamedTuple):
+    """How both servers are started."""
+
+    model: Path
+    context: int
+    threads: int
+    flash: str
+    """`default`: each server's own choice."""
+
+
+def serve(setup: Setup, pipe: Connection) -> None:
+    """Run a Lathe engine that serves, until the pipe says so."""
+
+    async def run(folder: str) -> None:
         workbench = await LocalWorkbench.open(Home(Path(folder)))
         try:
-            load = LoadOptions(context=context, slots=SLOTS, kv_tokens=context * SLOTS, threads=threads)
+            load = LoadOptions(
+                context=setup.context, slots=SLOTS, kv_tokens=setup.context * SLOTS, threads=setup.threads,
+                flash_attention=None if setup.flash == "default" else setup.flash == "on",
+            )  # fmt: skip
             state = await workbench.start_server(
-                ServerOptions(port=0, models=(str(model),), options=load, require_token=False)
+                ServerOptions(port=0, models=(str(setup.model),), options=load, require_token=False)
             )
-            yield int((state.url or "").rpartition(":")[2])
+            pipe.send(int((state.url or "").rpartition(":")[2]))
+            await asyncio.to_thread(pipe.recv)
         finally:
             await workbench.close()
 
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(run(folder))
+
+
+@contextmanager
+def ours(setup: Setup) -> Iterator[int]:
+    """A Lathe engine in a process of its own."""
+    pipe, other = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(setup, other))
+    process.start()
+    try:
+        yield pipe.recv()
+    finally:
+        pipe.send(None)
+        process.join()
+
 
 @asynccontextmanager
-async def theirs(tool: Path, model: Path, context: int, threads: int) -> AsyncIterator[int]:
+async def theirs(tool: Path, setup: Setup) -> AsyncIterator[int]:
     """llama-server with the same flags."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [tool, "-m", model, "-c", context * SLOTS, "--parallel", SLOTS, "-t", threads, "--port", port,
-               "--no-webui", *repack_flags()]  # fmt: skip
+    command = [tool, "-m", setup.model, "-c", setup.context * SLOTS, "--parallel", SLOTS, "-t", setup.threads,
+               "--port", port, "--no-webui", *repack_flags()]  # fmt: skip
+    if setup.flash != "default":
+        command += ["-fa", setup.flash]
     environment = {**os.environ, "LD_LIBRARY_PATH": str(tool.parent)}
     with tempfile.TemporaryFile() as log:
         server = await asyncio.create_subprocess_exec(
@@ -179,30 +232,32 @@ async def listening(port: int, server: asyncio.subprocess.Process) -> None:
     sys.exit(f"llama-server ended with {server.returncode}")
 
 
-async def compare(model: Path, tool: Path, rounds: int, context: int, threads: int, prefix: int) -> None:
-    """Run every case in turns and print the table."""
+async def compare(setup: Setup, tool: Path, rounds: int, prefix: int, cases: Sequence[Case]) -> None:
+    """Run the cases in turns and print the table."""
     prompts = Prompts(1, prefix)
     rows = []
-    async with ours(model, context, threads) as here, theirs(tool, model, context, threads) as there:
-        for port in (here, there):
-            await measure(port, CASES[0], prompts.of(CASES[0]))
-        for case in CASES:
-            results: dict[int, list[Result]] = {here: [], there: []}
-            for _ in range(rounds):
-                texts = prompts.of(case)
-                for port, seen in results.items():
-                    seen.append(await measure(port, case, texts))
-            mine, peers = (
-                Result(*(statistics.median(column) for column in zip(*seen, strict=True))) for seen in results.values()
-            )
-            rows.append(
-                [case.name, f"{mine.tokens_per_s:.0f}", f"{peers.tokens_per_s:.0f}",
-                 f"{mine.tokens_per_s / peers.tokens_per_s:.2f}",
-                 f"{mine.ttft_p50 * 1000:.1f} / {peers.ttft_p50 * 1000:.1f} ms",
-                 f"{mine.ttft_p50 / peers.ttft_p50:.2f}",
-                 f"{mine.ttft_p95 * 1000:.1f} / {peers.ttft_p95 * 1000:.1f} ms",
-                 f"{mine.ttft_p95 / peers.ttft_p95:.2f}"]
-            )  # fmt: skip
+    with ours(setup) as here:
+        async with theirs(tool, setup) as there:
+            for port in (here, there):
+                await measure(port, CASES[0], prompts.of(CASES[0]))
+            for case in cases:
+                results: dict[int, list[Result]] = {here: [], there: []}
+                for _ in range(rounds):
+                    texts = prompts.of(case)
+                    for port, seen in results.items():
+                        seen.append(await measure(port, case, texts))
+                mine, peers = (
+                    Result(*(statistics.median(column) for column in zip(*seen, strict=True)))
+                    for seen in results.values()
+                )
+                rows.append(
+                    [case.name, f"{mine.tokens_per_s:.0f}", f"{peers.tokens_per_s:.0f}",
+                     f"{mine.tokens_per_s / peers.tokens_per_s:.2f}",
+                     f"{mine.ttft_p50 * 1000:.1f} / {peers.ttft_p50 * 1000:.1f} ms",
+                     f"{mine.ttft_p50 / peers.ttft_p50:.2f}",
+                     f"{mine.ttft_p95 * 1000:.1f} / {peers.ttft_p95 * 1000:.1f} ms",
+                     f"{mine.ttft_p95 / peers.ttft_p95:.2f}"]
+                )  # fmt: skip
     table(["case", "Lathe t/s", "llama-server t/s", "ratio", "first token p50", "ratio", "p95", "ratio"], rows)
 
 
@@ -214,14 +269,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--prefix", type=int, default=200, help="words that prompts of the shared case begin with")
+    parser.add_argument("--flash", choices=("default", "on", "off"), default="default", help="flash attention of both")
+    parser.add_argument("--only", action="append", choices=[case.name for case in CASES])
     arguments = parser.parse_args()
     if (tool := peer("llama-server")) is None:
         return
     with tempfile.TemporaryDirectory() as folder:
         model = arguments.model or embedded_model(Path(folder))
-        asyncio.run(
-            compare(model, tool, arguments.rounds, arguments.context, arguments.threads, arguments.prefix)
-        )  # fmt: skip
+        setup = Setup(model, arguments.context, arguments.threads, arguments.flash)
+        cases = [case for case in CASES if case.name in (arguments.only or [case.name])]
+        asyncio.run(compare(setup, tool, arguments.rounds, arguments.prefix, cases))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,10 @@ SPARE_SEQUENCES = 8
 """Native sequences beyond the slots that a prefix cache has at least."""
 LOGITS = 64 * MIB
 """What the rows of logits of one batch may take."""
+SCORES = 512 * MIB
+"""What the attention scores of one batch may take where plain attention is chosen."""
+PLAIN_BATCH = 128
+"""Tokens at a time with plain attention; its products gain nothing from more, its scores grow with each."""
 _FLOAT = 4
 
 _ENCODERS = ("bert", "embedding", "t5encoder")
@@ -135,14 +139,32 @@ def sequences(vocabulary: int, slots: int, *, recurrent: bool = False) -> int:
     return min(MAX_SEQUENCES, max(slots + SPARE_SEQUENCES, affordable))
 
 
+def choose_attention(options: LoadOptions, heads: int, cells: int, *, on_cpu: bool) -> tuple[bool | None, int]:
+    """How a worker computes attention, and how many tokens at a time.
+
+    On the CPU llama.cpp's flash attention walks the cache cell by cell for every row of a batch of fewer than 64, which
+    is every decode step: with 2,000 tokens behind it a step took 1.8 to 2.7 times as long as with plain matrix products
+    (benchmarks/RESULTS.md). Those keep all scores of a batch, so they are chosen while these stay small.
+
+    Returns:
+        Flash attention on, off, or None where llama.cpp chooses; and the tokens of a micro-batch.
+    """
+    batch = max(options.batch_tokens, options.slots)
+    if options.flash_attention is not None or not on_cpu or options.kv_type not in ("f16", "bf16", "f32"):
+        return options.flash_attention, batch
+    small = min(batch, PLAIN_BATCH)
+    return (False, small) if _FLOAT * small * heads * cells <= SCORES else (None, batch)
+
+
 def compute(shape: Shape, tokens: int, options: LoadOptions) -> int:
     """The scratch buffer at the widest moment of one batch, and the logits of every sequence."""
     cells = tokens if shape.encoder else pad(tokens)
     outputs = sequences(shape.vocabulary, options.slots, recurrent=shape.recurrent)
+    wish, small = choose_attention(options, shape.heads, cells, on_cpu=options.gpu_layers == 0 and not shape.encoder)
     # An encoder reads a text in one piece; buffers are made for a whole number of tokens per sequence.
-    batch = tokens if shape.encoder else min(max(options.batch_tokens, options.slots), cells)
+    batch = tokens if shape.encoder else min(small, cells)
     batch = math.ceil(batch / outputs) * outputs
-    flash = options.flash_attention is not False
+    flash = wish is not False
     mask = shape.masks * batch * cells * (2 if flash else _FLOAT)
     attention = mask + batch * _FLOAT * (3 * shape.embedding + 2 * shape.query + shape.keys + shape.values)
     if not flash:

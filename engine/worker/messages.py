@@ -142,6 +142,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     bos_token: str | None = None
     """The text of the token that begins a prompt; None where there is none."""
     eos_token: str | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
     capabilities: tuple[str, ...] = ()
     """Of: generate, chat, score, embed, rank, infill, grammar, adapters."""
     system: str = ""

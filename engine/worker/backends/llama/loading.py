@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 from lathe.engine.errors import DataError, MissingError
+from lathe.engine.footprint import choose_attention
 from lathe.engine.native.llama import (
     KV_TYPES,
     ContextOptions,
@@ -124,6 +125,8 @@ def load(path: str, options: LoadOptions, progress: Progress) -> Loaded:
         chat_template=model.chat_template,
         bos_token=_name(model, model.bos),
         eos_token=_name(model, model.eos),
+        bos_token_id=model.bos if model.bos >= 0 else None,
+        eos_token_id=model.eos if model.eos >= 0 else None,
         capabilities=_capabilities(model, options),
         system=bindings().llama_print_system_info().decode("utf-8", "replace"),
     )
@@ -140,13 +143,15 @@ def _context(model: LlamaModel, options: LoadOptions) -> tuple[LlamaContext, int
     if model.is_recurrent:
         sequences = options.slots  # each sequence has a state of its own, and none is shared
     batch = max(options.batch_tokens, options.slots)
+    heads = _number(model, "attention.head_count", max(1, model.n_embd // 64))
+    flash, micro = choose_attention(options, heads, cells, on_cpu=not _offloaded(model, options))
     scale = 1 / options.rope_scale if options.rope_scale else 0.0
     context = LlamaContext(
         model,
         ContextOptions(
-            n_ctx=cells, n_batch=batch, n_ubatch=batch, n_seq_max=sequences, n_outputs_max=sequences,
+            n_ctx=cells, n_batch=batch, n_ubatch=micro, n_seq_max=sequences, n_outputs_max=sequences,
             n_threads=options.threads or 0, kv_type_k=options.kv_type, kv_type_v=options.kv_type,
-            flash_attention=options.flash_attention, kv_unified=True,
+            flash_attention=flash, kv_unified=True,
             rope_scaling=_ROPE[options.rope_scaling], rope_freq_scale=scale,  # type: ignore[arg-type]
         ),
     )  # fmt: skip
@@ -164,19 +169,19 @@ def _affordable(model: LlamaModel, options: LoadOptions) -> int:
     """Cells that fit the free memory of the host."""
     import psutil
 
-    architecture = model.metadata("general.architecture") or ""
-
-    def number(key: str, default: int) -> int:
-        text = model.metadata(f"{architecture}.{key}")
-        return int(text) if text and text.isdigit() else default
-
-    heads = max(1, number("attention.head_count", 1))
-    kv_heads = number("attention.head_count_kv", heads)
+    heads = max(1, _number(model, "attention.head_count", 1))
+    kv_heads = _number(model, "attention.head_count_kv", heads)
     width = model.n_embd // heads
-    row = kv_heads * (number("attention.key_length", width) + number("attention.value_length", width))
+    row = kv_heads * (_number(model, "attention.key_length", width) + _number(model, "attention.value_length", width))
     assert options.kv_type in KV_TYPES
     cell_bytes = model.n_layer * row * _ELEMENT_BYTES[options.kv_type]
     return int(psutil.virtual_memory().available * _KV_SHARE / max(1.0, cell_bytes))
+
+
+def _number(model: LlamaModel, key: str, default: int) -> int:
+    """A number of the model's architecture."""
+    text = model.metadata(f"{model.metadata('general.architecture')}.{key}")
+    return int(text) if text and text.isdigit() else default
 
 
 def _spill_tokens(options: LoadOptions, info: WorkerInfo) -> int:
