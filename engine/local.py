@@ -415,6 +415,10 @@ class LocalWorkbench:
         """Cases of a run, a page at a time."""
         return await self._evals.records(reference, after, limit)
 
+    async def eval_case(self, reference: str, task: str, case: str) -> list[Record]:
+        """One case."""
+        return await self._evals.case(reference, task, case)
+
     async def eval_compare(self, baseline: str, reference: str, tolerance: float = TOLERANCE) -> Comparison:
         """Two runs side by side."""
         return await self._evals.compare(baseline, reference, tolerance)
@@ -424,10 +428,6 @@ class LocalWorkbench:
         return await self._evals.report(reference, style, baseline)
 
     async def set_baseline(self, name: str, reference: str | None) -> EvalRun | None:
-    async def eval_case(self, reference: str, task: str, case: str) -> list[Record]:
-        """One case."""
-        return await self._evals.case(reference, task, case)
-
         """Let a name stand for a finished run."""
         return await self._evals.book.set_baseline(name, reference)
 

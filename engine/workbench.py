@@ -221,14 +221,14 @@ class Workbench(Protocol):
     async def eval_records(self, reference: str, after: int = 0, limit: int = 200) -> list[Record]:
         """Cases of a run with prompt, answer and judgement, a page at a time."""
 
+    async def eval_case(self, reference: str, task: str, case: str) -> list[Record]:
+        """One case of a run: the original, its variants and repeats; empty where the run did not ask it."""
+
     async def eval_compare(self, baseline: str, reference: str, tolerance: float = TOLERANCE) -> Comparison:
         """Two runs side by side: cases fixed and broken, figures with noise told from difference."""
 
     async def eval_report(self, reference: str, style: ReportStyle, baseline: str | None = None) -> str:
         """A run as a document, with its gates."""
-
-    async def eval_case(self, reference: str, task: str, case: str) -> list[Record]:
-        """One case of a run: the original, its variants and repeats; empty where the run did not ask it."""
 
     async def set_baseline(self, name: str, reference: str | None) -> EvalRun | None:
         """Let a name stand for a finished run; None forgets the name."""
