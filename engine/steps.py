@@ -129,7 +129,6 @@ class ImatrixStep(_Step, frozen=True, kw_only=True, tag="imatrix"):
     force: bool = False
 
 
-class TuneStep(_Step, frozen=True, kw_only=True, tag="tune"):
 class ImatrixMergeStep(_Step, frozen=True, kw_only=True, tag="imatrix-merge"):
     """Add up importance matrices of one model, as if their texts had been one."""
 
@@ -139,6 +138,7 @@ class ImatrixMergeStep(_Step, frozen=True, kw_only=True, tag="imatrix-merge"):
     force: bool = False
 
 
+class TuneStep(_Step, frozen=True, kw_only=True, tag="tune"):
     """Find the mix of types that is closest to the model for a size, measured on a text and on this machine."""
 
     model: str
