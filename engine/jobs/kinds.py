@@ -86,9 +86,9 @@ def title_of(step: steps.Step, names: Mapping[str, str] = {}) -> str:
             return f"{subject} -> {to} {outtype}"
         case steps.QuantizeStep(type=kind):
             return f"{subject} -> {kind}"
-        case steps.ScanStep(roots=roots):
         case steps.ImatrixMergeStep(output=output):
             return output.rsplit("/", 1)[-1]
+        case steps.ScanStep(roots=roots):
             return ", ".join(roots) or "standard places"
         case steps.EvalStep(suite=suite):
             return f"{suite.rsplit('/', 1)[-1]} on {subject}"
