@@ -35,13 +35,15 @@ from lathe.tui.widgets.base import use_glyphs
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.notifications import SeverityLevel
-from textual.screen import Screen
+from textual.screen import ModalScreen, Screen
 from textual.worker import Worker
 
 Result = TypeVar("Result")
 TICK_S = 1.0
 SOON_S = 0.1
 """Events are shown together after this long, so that bursts cost one repaint."""
+BEHIND_TICKS = 5
+"""Between two drawings of a place behind a dialog: each of them draws the whole terminal anew."""
 
 
 class LatheApp(App[None]):
@@ -180,6 +182,7 @@ class LatheApp(App[None]):
         self._previous = PLACES[0].mode
         self._soon = False
         self._polling = False
+        self._behind = 0
         self._welcomed = False
         self._ended: set[str] = set()
         for own in THEMES:
@@ -213,13 +216,17 @@ class LatheApp(App[None]):
             await self.link.poll()
         finally:
             self._polling = False
-        self.redraw()
+        stack = self._stack()
+        self._behind = self._behind + 1 if stack and isinstance(stack[-1], ModalScreen) else 0
+        if self._behind % BEHIND_TICKS == 0:
+            self.redraw()
+
+    def _stack(self) -> Sequence[Screen[Any]]:
+        return self.screen_stack if self._running and self._screen_stacks.get(self.current_mode) else ()
 
     def redraw(self) -> None:
         """Draw the visible place, and only that."""
-        for screen in reversed(
-            self.screen_stack if self._running and self._screen_stacks.get(self.current_mode) else []
-        ):
+        for screen in reversed(self._stack()):
             if isinstance(screen, PlaceScreen):
                 screen.redraw()
                 break
