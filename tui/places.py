@@ -52,6 +52,7 @@ PLACES: tuple[Place, ...] = (
     ),
     Place("serve", "4", "Serve", "Serve", "serve:Serve", "the HTTP API, its keys and requests", "lathe serve"),
     Place("chat", "0", "Playground", "Chat", "playground:Playground", "talk to one or two models", "lathe chat"),
+    Place("evals", "6", "Evals", "Evals", "evals:Evals", "suites, runs, regressions, gates", "lathe eval list --runs"),
     Place("jobs", "7", "Jobs", "Jobs", "jobs:Jobs", "the queue, progress and logs", "lathe jobs list"),
     Place("logs", "8", "Logs", "Logs", "logs:Logs", "what needs attention, and the log", "lathe logs"),
     Place(

@@ -12,21 +12,23 @@ from lathe.tui.app import LatheApp
 from lathe.tui.commands import commands
 from lathe.tui.keys import FORBIDDEN, flat
 from lathe.tui.places import PLACES
-from lathe.tui.screens import card, delete, dialogs, forms, load, palette, reading, template, welcome
+from lathe.tui.screens import card, case, delete, dialogs, forms, load, palette, reading, template, welcome
 from lathe.tui.screens.base import FilterRow, PlaceScreen
 from lathe.tui.widgets.chrome import MAX_HINTS
 from lathe.tui.widgets.grid import Grid
 from lathe.tui.widgets.logview import LogView
 from lathe.tui.widgets.prompt import Prompt
+from lathe.tui.widgets.sheet import Sheet
 from lathe.tui.widgets.transcript import Transcript
 from rich.cells import cell_len
 from support.screens import running, screen_lines, screen_text, type_text, until
 from textual.binding import Binding
 
 SOURCES: list[type] = [
-    LatheApp, PlaceScreen, FilterRow, Grid, LogView, Prompt, Transcript, *(place.kind() for place in PLACES),
+    LatheApp, PlaceScreen, FilterRow, Grid, LogView, Prompt, Sheet, Transcript, *(place.kind() for place in PLACES),
     dialogs.Confirm, dialogs.Write, dialogs.Dialog, forms.Form, forms.ChoiceBox, reading.Choose, reading.Reading,
-    palette.Palette, card.CardView, load.LoadDialog, delete.DeleteDialog, template.TemplateView, welcome.Welcome,
+    palette.Palette, card.CardView, case.CaseView, load.LoadDialog, delete.DeleteDialog,
+    template.TemplateView, welcome.Welcome,
 ]  # fmt: skip
 BINDINGS = [(kind, binding) for kind in SOURCES for binding in flat(kind.__dict__.get("BINDINGS", ()))]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import ClassVar
 
@@ -381,6 +381,14 @@ class Playground(PlaceScreen):
             self.panes[0].model = entry.name
             self.redraw()
         self.query_one(Prompt).focus()
+
+    def pose(self, text: str, models: Sequence[str]) -> None:
+        """Put a question into the prompt, for one model or for two side by side."""
+        self._use(self.panes[0], models[0])
+        self._beside(models[1] if len(models) > 1 else "")
+        prompt = self.query_one(Prompt)
+        prompt.put(text)
+        prompt.focus()
 
     # -- actions ----------------------------------------------------------------------------------------------------
     def action_write(self) -> None:

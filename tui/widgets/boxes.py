@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from lathe.tui.text import clean
 from lathe.tui.text import line as one_line
 from textual import events
+from textual.binding import Binding, BindingType
 from textual.widgets import Input, TextArea
 
 MAX_PASTE = 400_000
@@ -24,8 +27,13 @@ class TextBox(Input):
         event.text = one_line(event.text, MAX_PASTE)
 
 
-class TextPad(TextArea):
+class TextPad(TextArea, inherit_bindings=False):
     """Several lines."""
+
+    # F6 and F7 go to places from inside text boxes, too; here they would select a line and everything.
+    BINDINGS: ClassVar[list[BindingType]] = [
+        binding for binding in TextArea.BINDINGS if isinstance(binding, Binding) and binding.key not in ("f6", "f7")
+    ]
 
     def __init__(
         self, text: str = "", *, placeholder: str = "", id: str | None = None, classes: str | None = None

@@ -115,6 +115,13 @@ class Grid(Painted, ScrollView, can_focus=True):
         self.marks &= {row.key for row in self._all}
         self._arrange()
 
+    def head(self, columns: Sequence[Column]) -> None:
+        """Show other columns; the rows given next have their cells."""
+        if list(columns) != self.columns:
+            self.columns, self._natural, self._laid_out_for = list(columns), [], -1
+            self._all, self._rows = [], []
+            self.refresh()
+
     def filter(self, text: str) -> None:
         """Show only the rows that match."""
         self.filter_text = text
@@ -177,7 +184,7 @@ class Grid(Painted, ScrollView, can_focus=True):
 
     def _grow(self, rows: Sequence[Row]) -> None:
         """Widen columns to their content; they never shrink while the screen keeps its size."""
-        widths = self._natural or [max(cell_len(column.title), column.least) for column in self.columns]
+        widths = list(self._natural) or [max(cell_len(column.title), column.least) for column in self.columns]
         for row in rows[:500]:
             if row.heading:
                 continue

@@ -1,0 +1,60 @@
+"""What changed between two texts, word by word, marked so that it can be read without colour. Pure."""
+
+from __future__ import annotations
+
+import re
+from difflib import SequenceMatcher
+
+from lathe.tui.text import clean
+from lathe.tui.widgets.paint import Line, Span
+from rich.cells import cell_len, chop_cells
+
+_WORD = re.compile(r"\s+|\w+|[^\w\s]")
+MAX_WORDS = 2000
+"""Beyond, texts are shown without marks: the comparison takes quadratic time."""
+
+
+def marked(before: str, after: str) -> list[Span]:
+    """The second text, with `{-what went-}` and `{+what came+}`."""
+    after = clean(after)
+    old, new = _WORD.findall(clean(before)), _WORD.findall(after)
+    if max(len(old), len(new)) > MAX_WORDS:
+        return [(after, "text")]
+    spans: list[Span] = []
+    for kind, i1, i2, j1, j2 in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if kind == "equal":
+            spans.append(("".join(new[j1:j2]), "text"))
+            continue
+        if i2 > i1:
+            spans.append(("{-" + "".join(old[i1:i2]) + "-}", "bad"))
+        if j2 > j1:
+            spans.append(("{+" + "".join(new[j1:j2]) + "+}", "good"))
+    return spans
+
+
+def flow(spans: list[Span], width: int, height: int) -> list[Line]:
+    """Break spans at blanks and line ends into lines of at most `width` cells; the last shown says if more follows."""
+    lines: list[Line] = [[]]
+    used = 0
+    for text, ink in spans:
+        for part in re.findall(r"\n|[^\S\n]+|[^\s]+", text):
+            if part == "\n":
+                lines.append([])
+                used = 0
+                continue
+            if used + cell_len(part) > width and used:
+                lines.append([])
+                used = 0
+                if part.isspace():
+                    continue
+            for piece in chop_cells(part, width) if cell_len(part) > width else [part]:
+                if used + cell_len(piece) > width and used:
+                    lines.append([])
+                    used = 0
+                lines[-1].append((piece, ink))
+                used += cell_len(piece)
+        if len(lines) > height:
+            break
+    if len(lines) > height > 0:
+        lines = [*lines[: height - 1], [("(more: enter opens the case)", "dim")]]
+    return lines[:height]
