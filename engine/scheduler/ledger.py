@@ -85,6 +85,7 @@ class Ledger:
         evict_at_least: int = 64,
         idle_tokens: int | None = None,
         spill_tokens: int = 0,
+        cut: bool | None = None,
     ) -> None:
         """Start with an empty cache.
 
@@ -93,8 +94,9 @@ class Ledger:
             sequences: native sequences, numbered from 0; at least as many as requests run at once.
             share: whether prefixes may be shared; recurrent states cannot be cut.
             evict_at_least: tokens taken off a long leaf at a time, so that a full cache is not searched for every one.
-            idle_tokens: cells that may wait for a next request (None: all); more make attention slow for nothing.
+            idle_tokens: cells that may wait for a next request while others compute (None: all).
             spill_tokens: how many tokens of evicted prefixes main memory may hold.
+            cut: whether of a prefix that comes back the beginning alone is of use; None: as for sharing.
         """
         self.capacity = capacity
         self.effects: list[Effect] = []
@@ -102,9 +104,11 @@ class Ledger:
         self._share = share
         self._evict_at_least = evict_at_least
         self._idle_tokens = capacity if idle_tokens is None else idle_tokens
-        self._spill = Spill(spill_tokens, whole=not share)
+        self._spill = Spill(spill_tokens, whole=not (share if cut is None else cut))
         self._free = list(range(sequences - 1, -1, -1))
         self._trees: dict[Realm, RadixTree] = {}
+        self._cooled = True
+        """Nothing has ended since the idle were counted."""
         self._private = 0
         """Computed cells of running requests that are not in a tree."""
         self._clock = 0
@@ -259,7 +263,7 @@ class Ledger:
                 self._release(hold.sequence)
                 tree.tidy(node)
         self._discard_if_empty(hold.realm)
-        self._cool()
+        self._cooled = False
 
     def forget(self, realm: Realm) -> None:
         """Let go of everything of a realm that no running request uses."""
@@ -288,6 +292,18 @@ class Ledger:
             else:
                 self._evict(realm, leaf)
         return True
+
+    def cool(self) -> None:
+        """Let go of what has waited longest, when more waits than may: every batch of others pays for it.
+
+        A conversation that is alone thus keeps its cells from turn to turn.
+        """
+        while not self._cooled and self._idle() > self._idle_tokens:
+            oldest = self._oldest()
+            if oldest is None:
+                break
+            self._evict(*oldest)
+        self._cooled = True
 
     def _oldest(self) -> tuple[Realm, Node] | None:
         """The leaf of the cache that was used longest ago."""
@@ -329,14 +345,6 @@ class Ledger:
         self.effects.extend(map(Discard, gone))
         if entry is not None:
             self.effects.append(Save(sequence, entry))
-
-    def _cool(self) -> None:
-        """Let go of what has waited longest, when more waits than may."""
-        while self._idle() > self._idle_tokens:
-            oldest = self._oldest()
-            if oldest is None:
-                return
-            self._evict(*oldest)
 
     def _idle(self) -> int:
         """Cells of trees that no running request covers."""

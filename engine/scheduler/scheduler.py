@@ -104,6 +104,8 @@ class Scheduler:
         expired = self._expire(now)
         self._unblock(now)
         self._admit(now)
+        if self.running:
+            self.ledger.cool()
         lane = self._next_lane()
         active = [one for one in self.running if one.hold is not None and one.lane == lane]
         streams = self._reserve_streams(active)

@@ -32,8 +32,9 @@ class SimulatedEngine:
         cost: Cost = cpu_cost,
         share: bool = True,
         check_cells: bool = True,
+        idle_tokens: int | None = None,
     ) -> None:
-        self.ledger = Ledger(capacity, sequences, share=share, evict_at_least=8)
+        self.ledger = Ledger(capacity, sequences, share=share, evict_at_least=8, idle_tokens=idle_tokens)
         self.cache = NaiveCache(capacity)
         self.scheduler = Scheduler(
             slots=slots, batch_tokens=batch_tokens, max_outputs=max_outputs, max_waiting=max_waiting,

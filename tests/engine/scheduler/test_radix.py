@@ -128,6 +128,12 @@ class SpillingMachine(LedgerMachine):
     def make(self) -> Ledger:
         return Ledger(self.CAPACITY, self.SEQUENCES, evict_at_least=3, idle_tokens=25, spill_tokens=70)
 
+    @rule()
+    def cool(self) -> None:
+        self.ledger.cool()
+        assert self.ledger._idle() <= 25
+        self.carry_out()
+
 
 class WholeStateMachine(LedgerMachine):
     """A recurrent model: nothing is shared, whole states come back."""

@@ -149,6 +149,23 @@ def test_a_long_answer_alone_may_fill_the_whole_cache() -> None:
     assert engine.finished == [0]
 
 
+def test_what_waits_makes_room_for_speed_only_when_others_compute() -> None:
+    engine = SimulatedEngine(slots=2, batch_tokens=64, capacity=4000, idle_tokens=50)
+    turn = tuple(numbers(0, 300))
+    engine.add(0, list(turn), 4)
+    engine.run()
+    assert engine.ledger.cached == 303  # alone: the next turn finds it
+    engine.add(1, [*turn, 1], 4)
+    engine.step()
+    assert engine.ledger.used >= 300
+    assert engine.computed[1] == 1
+    engine.run()
+    engine.add(2, numbers(5000, 20), 4)
+    engine.step()
+    assert engine.ledger.used <= 50 + 20
+    engine.run()
+
+
 def test_the_queue_is_bounded() -> None:
     engine = SimulatedEngine(max_waiting=3)
     for request in range(3):

@@ -9,7 +9,7 @@ from lathe.engine.worker.backends.llama.adapters import Adapters
 from lathe.engine.worker.backends.llama.admission import Admission
 from lathe.engine.worker.backends.llama.embedding import Embedder
 from lathe.engine.worker.backends.llama.lexicon import Lexicon
-from lathe.engine.worker.backends.llama.loading import load
+from lathe.engine.worker.backends.llama.loading import Loaded, load
 from lathe.engine.worker.backends.llama.ring import Ring
 from lathe.engine.worker.backends.protocol import Emit, Progress
 from lathe.engine.worker.messages import LoadOptions
@@ -17,9 +17,9 @@ from lathe.engine.worker.renderer import Renderer
 from lathe.engine.worker.sampling import Sampler
 from lathe.engine.worker.templates import ChatTemplate
 
-_IDLE_TOKENS = 4096
-"""Cells of prefixes that may wait for their next request before main memory is the better place: attention passes
-over them in every batch. A quarter of a larger cache may wait."""
+_IDLE_TOKENS, _IDLE_PLAIN = 4096, 256
+"""Cells of prefixes that may wait for their next request while others compute, before main memory is the better place.
+Flash attention skips them (a quarter of a larger cache may wait); plain attention computes them in every batch."""
 
 
 def make(emit: Emit) -> Batched:
@@ -36,7 +36,7 @@ def assemble(path: str, options: LoadOptions, progress: Progress, renderer: Rend
     share = not loaded.recurrent
     ledger = Ledger(
         info.kv_tokens, loaded.sequences, share=share, spill_tokens=loaded.spill_tokens,
-        idle_tokens=max(_IDLE_TOKENS, info.kv_tokens // 4) if loaded.spill_tokens else None,
+        idle_tokens=_idle_tokens(loaded) if loaded.spill_tokens else None,
     )  # fmt: skip
     scheduler = Scheduler(
         slots=options.slots, batch_tokens=loaded.context.n_batch, max_outputs=loaded.max_outputs,
@@ -55,3 +55,8 @@ def assemble(path: str, options: LoadOptions, progress: Progress, renderer: Rend
             ),
         ),
     )  # fmt: skip
+
+
+def _idle_tokens(loaded: Loaded) -> int:
+    plain = loaded.context.options.flash_attention is False
+    return _IDLE_PLAIN if plain else max(_IDLE_TOKENS, loaded.info.kv_tokens // 4)
