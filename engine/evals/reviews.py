@@ -7,18 +7,22 @@ export needs no run, for each review carries the prompt and the answers as they 
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import msgspec
 from lathe.engine.errors import UsageError
 from lathe.engine.evals.results import Record
-from lathe.engine.evals.statistics import kappa
 from lathe.store.evals import Review
 
 SINGLE = ("accept", "reject", "edit")
 PAIR = ("A", "B", "tie")
+TAG = "tag"
+"""Name of a review whose label is words that sort answers; it says nothing of their quality."""
 _START, _STEP = 1000.0, 16.0
+_TURN = re.compile(r"^\[(system|user|assistant|tool)\] ", re.MULTILINE)
+"""How records write the turns of a conversation."""
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -54,6 +58,19 @@ def judgement(
     )  # fmt: skip
 
 
+def tagged(subject: str, words: Sequence[str], judged: Judged, source: str) -> Review:
+    """Words that sort an answer; they replace those the reviewer gave before.
+
+    Raises:
+        UsageError: a word is none.
+    """
+    for word in words:
+        if not word.isprintable() or not 0 < len(word) <= 64:
+            raise UsageError(f"{word!r} is no tag", hint="a word of at most 64 letters")
+    body = msgspec.json.encode(judged).decode()
+    return Review(subject=subject, name=TAG, label=" ".join(dict.fromkeys(words)), source=source, at=0.0, body=body)
+
+
 def of_record(run: str, model: str, record: Record, edited: str | None = None) -> tuple[str, Judged]:
     """Subject and body for a review of a recorded answer."""
     judged = Judged(prompt=record.prompt, answer=record.answer(), model=model, edited=edited)
@@ -66,27 +83,34 @@ def latest(reviews: Iterable[Review]) -> list[tuple[Review, Judged]]:
     return [(review, msgspec.json.decode(review.body, type=Judged)) for review in last.values()]
 
 
+def opinions(reviews: Iterable[Review]) -> list[tuple[Review, Judged]]:
+    """The last word of each reviewer on each subject's quality: tags are left out."""
+    return latest(review for review in reviews if review.name != TAG)
+
+
 def sft(reviews: Iterable[Review]) -> str:
     """Accepted and edited answers as chat examples, JSON lines."""
     lines = []
-    for review, judged in latest(reviews):
+    for review, judged in opinions(reviews):
         answer = {"accept": judged.answer, "edit": judged.edited}.get(review.label)
         if answer and judged.prompt and judged.other is None:  # feedback over HTTP may come without the texts
-            lines.append({"messages": [_turn("user", judged.prompt), _turn("assistant", answer)]})
+            lines.append({"messages": [*_turns(judged.prompt), _turn("assistant", answer)]})
     return _lines(lines)
 
 
 def dpo(reviews: Iterable[Review]) -> str:
     """Preferences as prompt, chosen and rejected: of pairs, and of edits over what was edited; JSON lines."""
     lines = []
-    for review, judged in latest(reviews):
+    for review, judged in opinions(reviews):
         ways = {
             "A": (judged.answer, judged.other), "B": (judged.other, judged.answer),
             "edit": (judged.edited, judged.answer),
         }  # fmt: skip
         chosen, rejected = ways.get(review.label, (None, None))
         if judged.prompt and chosen and rejected is not None and chosen != rejected:
-            lines.append({"prompt": judged.prompt, "chosen": chosen, "rejected": rejected})
+            turns = _turns(judged.prompt)
+            asked = turns[0]["content"] if len(turns) == 1 else judged.prompt
+            lines.append({"prompt": asked, "chosen": chosen, "rejected": rejected})
     return _lines(lines)
 
 
@@ -99,7 +123,7 @@ def plain(reviews: Iterable[Review]) -> str:
 def elo(reviews: Iterable[Review]) -> dict[str, float]:
     """Ratings of models from pairs, in the order they were judged; 1000 to begin with."""
     ratings: dict[str, float] = defaultdict(lambda: _START)
-    for review, judged in sorted(latest(reviews), key=lambda pair: pair[0].number):
+    for review, judged in sorted(opinions(reviews), key=lambda pair: pair[0].number):
         if judged.other is None or review.score is None:
             continue
         first, second = judged.model, judged.other_model
@@ -112,8 +136,10 @@ def elo(reviews: Iterable[Review]) -> dict[str, float]:
 
 def agreement(reviews: Iterable[Review]) -> dict[tuple[str, str], float | None]:
     """Cohen's kappa of each two reviewers over what both judged."""
+    from lathe.engine.evals.statistics import kappa
+
     labels: dict[str, dict[str, str]] = defaultdict(dict)
-    for review, _ in latest(reviews):
+    for review, _ in opinions(reviews):
         labels[review.source][f"{review.name} {review.subject}"] = review.label
     found: dict[tuple[str, str], float | None] = {}
     sources: Sequence[str] = sorted(labels)
@@ -123,6 +149,20 @@ def agreement(reviews: Iterable[Review]) -> dict[tuple[str, str], float | None]:
             if both:
                 found[first, second] = kappa([labels[first][s] for s in both], [labels[second][s] for s in both])
     return found
+
+
+def _turns(prompt: str) -> list[dict[str, str]]:
+    """The turns of a recorded conversation; a text that is none is the user's."""
+    starts = list(_TURN.finditer(prompt))
+    if not starts or starts[0].start() > 0:
+        return [_turn("user", prompt)]
+    ends = [*(start.start() for start in starts[1:]), len(prompt)]
+    return [
+        _turn(
+            start.group(1), prompt[start.end() : end].removesuffix("\n") if end < len(prompt) else prompt[start.end() :]
+        )
+        for start, end in zip(starts, ends, strict=True)
+    ]
 
 
 def _turn(role: str, content: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from lathe.engine.errors import UsageError
 from lathe.engine.evals import reviews
@@ -73,3 +74,26 @@ def test_labels_must_fit_what_was_judged() -> None:
         _single("s", "edit")
     with pytest.raises(UsageError, match="an edit needs"):
         _single("s", "accept", edited="x")
+
+
+def test_tags_sort_and_say_nothing_of_quality() -> None:
+    judged = Judged(prompt="p", answer="said", other=None)
+    tag = reviews.tagged("e-1/a", ["accept", "slow", "slow"], judged, "human ann")
+    assert (tag.name, tag.label, tag.score) == ("tag", "accept slow", None)
+    given = [_single("e-1/a", "reject"), tag]
+    assert reviews.sft(given) == ""
+    assert reviews.dpo([reviews.tagged("x", ["A"], Judged(prompt="p", answer="a", other="b"), "human ann")]) == ""
+    assert reviews.agreement([tag, msgspec.structs.replace(tag, source="human bob")]) == {}
+    with pytest.raises(UsageError, match="no tag"):
+        reviews.tagged("e-1/a", [""], judged, "human ann")
+
+
+def test_examples_hold_the_turns_of_a_conversation() -> None:
+    prompt = "[system] Be short.\n[user] Who?\nAnd [user] why?\n"
+    given = [judgement("e-1/a", "accept", Judged(prompt=prompt, answer="I."), "human ann")]
+    assert json.loads(reviews.sft(given))["messages"] == [
+        {"role": "system", "content": "Be short."}, {"role": "user", "content": "Who?\nAnd [user] why?\n"},
+        {"role": "assistant", "content": "I."},
+    ]  # fmt: skip
+    pair = Judged(prompt="[user] Who?", answer="I.", other="You.")
+    assert json.loads(reviews.dpo([judgement("x", "B", pair, "human ann")]))["prompt"] == "Who?"
