@@ -185,8 +185,10 @@ def ours(setup: Setup) -> Iterator[int]:
     pipe, other = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(setup, other))
     process.start()
+    other.close()  # so that an engine that dies is noticed
+    port = pipe.recv()
     try:
-        yield pipe.recv()
+        yield port
     finally:
         pipe.send(None)
         process.join()
