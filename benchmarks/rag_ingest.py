@@ -1,11 +1,11 @@
-"""Ingest end to end beside a bare embedding loop over the same passages on the same backend.
+"""Ingest end to end beside a bare `SentenceTransformer.encode` loop over the same passages.
 
-    python benchmarks/rag_ingest.py EMBEDDER.gguf BEIR_FOLDER [--documents 200] [--threads 1]
+    python benchmarks/rag_ingest.py BEIR_FOLDER --reference MINILM_FOLDER EMBEDDER... [--documents 200] [--threads 2]
 
-`bare` hands the passages' texts to the model worker in requests of 32 in the order of the corpus, as a loop around
-`SentenceTransformer.encode` does, and keeps nothing. `ingest` splits, counts, stores, seals and indexes besides.
-The two alternate, so that a busy machine slows both. Where sentence-transformers is installed and `--reference` names
-its folder, its own loop is timed too.
+The bare loop embeds the passages' texts in the order of the corpus, 32 to a batch as sentence-transformers sorts them
+itself, and keeps nothing. `ingest` splits, counts, embeds in a worker, stores, seals and indexes. Every round asks
+each in turn, so that a busy machine slows all of them. An embedder may be a GGUF, an ONNX folder or the checkpoint
+itself, which then runs in sentence-transformers: the same backend as the bare loop's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import time
 from itertools import islice
 from pathlib import Path
 
-from lathe.engine.generation import EmbedRequest
 from lathe.engine.local import LocalWorkbench
 from lathe.engine.paths import Home
 from lathe.engine.rag.embedding import WorkbenchEmbedder, open_embedder
@@ -47,61 +46,56 @@ async def ingest(path: Path, folder: Path, embedder: WorkbenchEmbedder) -> tuple
     return seconds, [f"{p.heading} {p.text}" if p.heading else p.text for p in passages]
 
 
-async def bare(workbench: LocalWorkbench, model: str, texts: list[str]) -> float:
-    """Embed texts in their order and keep nothing."""
-    began = time.perf_counter()
-    for first in range(0, len(texts), 32):
-        await workbench.embed(EmbedRequest(model=model, texts=tuple(texts[first : first + 32])))
-    return time.perf_counter() - began
-
-
-def reference(folder: str, texts: list[str], threads: int) -> float:
+class Reference:
     """The loop of sentence-transformers itself."""
-    import torch
-    from sentence_transformers import SentenceTransformer
 
-    torch.set_num_threads(threads)
-    model = SentenceTransformer(folder, device="cpu")
-    began = time.perf_counter()
-    model.encode(texts, batch_size=32)
-    return time.perf_counter() - began
+    def __init__(self, folder: str, threads: int) -> None:
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        torch.set_num_threads(threads)
+        self._model = SentenceTransformer(folder, device="cpu")
+
+    def seconds(self, texts: list[str]) -> float:
+        """Embed everything once."""
+        began = time.perf_counter()
+        self._model.encode(texts, batch_size=32, show_progress_bar=False)
+        return time.perf_counter() - began
 
 
 async def main() -> int:
-    """Alternate the two."""
+    """Alternate all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("embedder", type=Path)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("embedders", type=Path, nargs="+")
+    parser.add_argument("--reference", required=True)
     parser.add_argument("--documents", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--reference")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
+    reference = Reference(arguments.reference, arguments.threads)
+    seconds: dict[str, list[float]] = {"bare SentenceTransformer.encode": []}
+    texts: list[str] = []
     with tempfile.TemporaryDirectory() as place:
         part = await asyncio.to_thread(first_documents, arguments.folder, Path(place, "part"), arguments.documents)
         flags = {"serving.threads": str(arguments.threads)}
         workbench = await LocalWorkbench.open(Home(Path(place, "home")), flags=flags)
         try:
-            model = str(arguments.embedder.absolute())
-            embedder = await open_embedder(workbench, model)
-            whole, loop = [], []
-            texts: list[str] = []
-            for number in range(arguments.rounds):
-                seconds, texts = await ingest(Path(place, f"{number}.db"), part, embedder)
-                whole.append(seconds)
-                loop.append(await bare(workbench, model, texts))
+            for turn in range(arguments.rounds):
+                for path in arguments.embedders:
+                    embedder = await open_embedder(workbench, str(path.absolute()))
+                    took, texts = await ingest(Path(place, f"{turn}-{path.name}.db"), part, embedder)
+                    seconds.setdefault(f"ingest, {path.name} ({embedder.identity.kind})", []).append(took)
+                    await workbench.unload(str(path.absolute()))
+                seconds["bare SentenceTransformer.encode"].append(await asyncio.to_thread(reference.seconds, texts))
         finally:
             await workbench.close()
-        one, other = statistics.median(whole), statistics.median(loop)
-        print("| what | passages | s | passages/s | beside the bare loop |\n|---|---|---|---|---|")
-        print(f"| bare embedding loop, llama.cpp | {len(texts)} | {other:.1f} | {len(texts) / other:.1f} | 1.00x |")
-        print(
-            f"| ingest end to end, llama.cpp | {len(texts)} | {one:.1f} | {len(texts) / one:.1f} | {other / one:.2f}x |"
-        )
-        if arguments.reference:
-            seconds = reference(arguments.reference, texts, arguments.threads)
-            print(f"| SentenceTransformer.encode, torch | {len(texts)} | {seconds:.1f} | {len(texts) / seconds:.1f} |"
-                  f" {other / seconds:.2f}x |")  # fmt: skip
+    bare = statistics.median(seconds["bare SentenceTransformer.encode"])
+    print(f"{len(texts)} passages, {arguments.threads} threads, medians of {arguments.rounds} rounds")
+    print("| what | s | passages/s | beside the bare loop |\n|---|---|---|---|")
+    for name, taken in seconds.items():
+        median = statistics.median(taken)
+        print(f"| {name} | {median:.1f} | {len(texts) / median:.1f} | {bare / median:.2f}x |")
     return 0
 
 

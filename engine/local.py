@@ -28,6 +28,7 @@ from lathe.engine.errors import LatheError, MissingError, UsageError
 from lathe.engine.evals.desk import EvalDesk
 from lathe.engine.evals.results import TOLERANCE, Comparison, EvalRun, Record, ReportStyle, SuiteInfo
 from lathe.engine.events import Event, LogLine, ModelsChanged, SettingsChanged, WorkerChanged
+from lathe.engine.forecaster import Forecaster
 from lathe.engine.generation import (
     Delta,
     Embeddings,
@@ -40,6 +41,7 @@ from lathe.engine.generation import (
     check,
 )
 from lathe.engine.jobs.kinds import kind_of
+from lathe.engine.jobs.outputs import artefact_text
 from lathe.engine.jobs.records import StoredJobs
 from lathe.engine.jobs.reuse import intact, step_keys
 from lathe.engine.jobs.runner import JobRunner
@@ -51,8 +53,8 @@ from lathe.engine.pulse import Pulse
 from lathe.engine.rag.requests import AskEvent, AskRequest, PassageView, SearchRequest, SearchResult, StoreDetails
 from lathe.engine.rag.stores import Stores
 from lathe.engine.release import RELEASE
-from lathe.engine.states import EngineInfo, Fit, ServerOptions, ServerState, Snapshot, WorkerState
-from lathe.engine.steps import ScanStep, Step
+from lathe.engine.states import EngineInfo, Fit, Forecast, ServerOptions, ServerState, Snapshot, WorkerState
+from lathe.engine.steps import ConvertStep, QuantizeStep, ScanStep, Step
 from lathe.engine.telemetry.sample import Sample
 from lathe.engine.telemetry.traffic import Observation
 from lathe.engine.workbench import ApiKey, Finding, LogPage, ModelDetails, SettingValue
@@ -93,11 +95,9 @@ class LocalWorkbench:
         self._hasher: Hasher | None = None
         self._held: dict[str, tuple[Supervisor, Observation]] = {}
         self._pulse = Pulse(home, settings.general.refresh_s, self._publish)
-        self._pool = ModelPool(
-            home.logs,
-            planner=MemoryPlanner(self._pulse.devices, settings.serving.memory_reserve_mb * 1024 * 1024),
-            publish=self._publish,
-        )
+        planner = MemoryPlanner(self._pulse.devices, settings.serving.memory_reserve_mb * 1024 * 1024)
+        self._pool = ModelPool(home.logs, planner=planner, publish=self._publish)
+        self._forecaster = Forecaster(home.root, home.logs / "forecast.log", planner, self._pool.states)
         lanes: dict[Lane, int] = {"cpu": settings.general.jobs_cpu, "gpu": 1, "io": 2}
         self._runner = JobRunner(home, StoredJobs(database), _Setting(self), self._publish, lanes)
         self._keys = KeyRing(database)
@@ -147,6 +147,7 @@ class LocalWorkbench:
             ends.push_async_callback(asyncio.to_thread, self._pulse.stop)
             ends.push_async_callback(self._pool.close)
             ends.push_async_callback(self._stores.close)
+            ends.push_async_callback(self._forecaster.close)
             ends.push_async_callback(self._runner.close)
             ends.push_async_callback(self.stop_server)
 
@@ -336,6 +337,14 @@ class LocalWorkbench:
     async def job(self, job_id: str) -> Job:
         """One job."""
         return await self._runner.get(job_id)
+
+    async def forecast(self, step: ConvertStep | QuantizeStep) -> Forecast:
+        """What a step would make."""
+        return await self._forecaster.forecast(step, await self.resolve(step.model))
+
+    async def artefact_text(self, job_id: str, name: str) -> str:
+        """A JSON or text artefact of a finished job."""
+        return await asyncio.to_thread(artefact_text, await self._runner.get(job_id), name)
 
     async def wait(self, job_id: str) -> Job:
         """Wait until the job is in a final state."""

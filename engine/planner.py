@@ -51,7 +51,16 @@ class MemoryPlanner:
         Raises:
             QuantizeError: the file must not reach native code.
         """
-        card = _card(entry)
+        return self.imagine(_card(entry), options, held, gone)
+
+    def imagine(
+        self,
+        card: ModelCard,
+        options: LoadOptions,
+        held: tuple[WorkerState, ...] = (),
+        gone: tuple[WorkerState, ...] = (),
+    ) -> Fit:
+        """Predict the load of a model that need not exist yet."""
         change = _change(held, gone)
         memory = read_memory()
         free = memory.available + change.get(_HOST, 0) - self._reserve

@@ -47,6 +47,30 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     """One line: `does not fit: short by 1.2 GiB of RAM`."""
 
 
+class Forecast(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a conversion or quantization would make, before it starts."""
+
+    output: str
+    """Path of the file."""
+    taken: Literal["", "same", "other"] = ""
+    """Whether something lies there: nothing, a file of this very recipe (it is kept), or another one."""
+    source_bytes: int = 0
+    bytes: int | None = None
+    exact: bool = True
+    """False: `bytes` is an estimate."""
+    bits_per_weight: float | None = None
+    tensors: int = 0
+    mix: dict[str, int] = {}
+    """Tensor type -> bytes, largest first."""
+    free: int | None = None
+    """Bytes free where the file goes."""
+    warnings: tuple[str, ...] = ()
+    problem: Failure | None = None
+    """Why it would be refused."""
+    fit: Fit | None = None
+    """Whether the result fits here, with the engine's choice of context."""
+
+
 class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
     """One loaded (or loading, or failed) model."""
 

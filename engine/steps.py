@@ -180,6 +180,8 @@ class TuneStep(_Step, frozen=True, kw_only=True, tag="tune"):
     """Path of the GGUF file, where a wish names one."""
     name: str | None = None
     force: bool = False
+    mix: dict[str, str] = {}
+    """Tensor -> type: make and measure this very mix, found before; nothing is searched and no wish is asked."""
 
 
 class BenchStep(_Step, frozen=True, kw_only=True, tag="bench"):

@@ -27,8 +27,8 @@ from lathe.engine.generation import (
 )
 from lathe.engine.jobs.values import Job
 from lathe.engine.rag.requests import AskEvent, AskRequest, PassageView, SearchRequest, SearchResult, StoreDetails
-from lathe.engine.states import Fit, ServerOptions, ServerState, Snapshot, WorkerState
-from lathe.engine.steps import Step
+from lathe.engine.states import Fit, Forecast, ServerOptions, ServerState, Snapshot, WorkerState
+from lathe.engine.steps import ConvertStep, QuantizeStep, Step
 from lathe.engine.telemetry.sample import Sample
 from lathe.engine.worker.messages import LoadOptions
 from lathe.quantize.card import ModelCard
@@ -173,6 +173,12 @@ class Workbench(Protocol):
 
     async def job(self, job_id: str) -> Job:
         """One job, whatever its age."""
+
+    async def forecast(self, step: ConvertStep | QuantizeStep) -> Forecast:
+        """What a step would make: exact size, types, fit, and every objection; nothing is written."""
+
+    async def artefact_text(self, job_id: str, name: str) -> str:
+        """A JSON or text artefact of a finished job."""
 
     async def wait(self, job_id: str) -> Job:
         """Wait until the job is in a final state."""

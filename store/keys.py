@@ -41,6 +41,8 @@ class StoredKey(msgspec.Struct, frozen=True, kw_only=True):
     """Empty: `infer` and `observe`."""
     models: tuple[str, ...] = ()
     """Names or ids the key may use; empty: all."""
+    stores: tuple[str, ...] = ()
+    """RAG stores the key may search; empty: all that are open to it."""
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
 
@@ -73,6 +75,7 @@ class KeyRing:
         *,
         scopes: tuple[str, ...] = (),
         models: tuple[str, ...] = (),
+        stores: tuple[str, ...] = (),
         requests_per_minute: int | None = None,
         tokens_per_minute: int | None = None,
     ) -> tuple[StoredKey, str]:
@@ -90,7 +93,7 @@ class KeyRing:
         secret = PREFIX + secrets.token_urlsafe(32)
         key = StoredKey(
             name=name, digest=_digest(secret), created_at=time.time(), scopes=scopes, models=models,
-            requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute,
+            stores=stores, requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute,
         )  # fmt: skip
         with self._lock:
             if name in self._keys:
@@ -130,10 +133,10 @@ def _insert(db: sqlite_utils.Database, key: StoredKey) -> None:
     row = msgspec.to_builtins(key)
     row["scopes"] = msgspec.json.encode(key.scopes).decode()
     row["models"] = msgspec.json.encode(key.models).decode()
+    row["stores"] = msgspec.json.encode(key.stores).decode()
     db.table(TABLE).insert(row)
 
 
 def _from_row(row: dict[str, Any]) -> StoredKey:
-    scopes = msgspec.json.decode(row["scopes"])
-    models = msgspec.json.decode(row["models"])
-    return msgspec.convert({**row, "scopes": scopes, "models": models}, StoredKey)
+    nested = {name: msgspec.json.decode(row[name]) for name in ("scopes", "models", "stores")}
+    return msgspec.convert({**row, **nested}, StoredKey)

@@ -218,10 +218,24 @@ def m007_hashes(db: Connection) -> None:
     )
 
 
+def m008_key_stores(db: Connection) -> None:
+    """Which RAG stores a key may search."""
+    db.execute("ALTER TABLE api_keys ADD COLUMN stores TEXT NOT NULL DEFAULT '[]'")
+
+
 WORKSPACE = Schema(
     "Lathe workspace",
     0x4C415448,
-    (m001_models, m002_jobs, m003_requests, m004_samples, m005_runs, m006_api_keys, m007_hashes),
+    (
+        m001_models,
+        m002_jobs,
+        m003_requests,
+        m004_samples,
+        m005_runs,
+        m006_api_keys,
+        m007_hashes,
+        m008_key_stores,
+    ),
 )
 """`lathe.db`: models, jobs, runs, requests, samples, API keys."""
 

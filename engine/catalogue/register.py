@@ -15,7 +15,7 @@ from lathe.engine.catalogue.naming import clean
 from lathe.engine.catalogue.scan import ScanResult, identify
 from lathe.engine.errors import InternalError
 from lathe.engine.jobs.values import Artefact, Figure, Outcome
-from lathe.engine.steps import BenchStep, PerplexityStep, ServeStep, Step, VerifyStep
+from lathe.engine.steps import BenchStep, KldStep, PerplexityStep, ServeStep, Step, TuneStep, VerifyStep
 from lathe.store.database import Database
 from lathe.store.models import ModelEntry, Models
 from msgspec.structs import replace
@@ -27,6 +27,8 @@ SCAN_RESULT = "scan.json"
 """In a scan's work folder; too large for a row, and complete or absent."""
 _MODEL_FORMATS = frozenset({"gguf", "safetensors", "onnx", "ggml"})
 _MEASURING = (PerplexityStep, BenchStep, ServeStep)
+_CLOSENESS = ("mean_kld", "mean_kld_error", "kld_99_9", "same_top_p", "tokens_per_s")
+"""Figures of a comparison that say something about the model alone."""
 
 
 def register(database: Database, step: Step, outcome: Outcome, now: float) -> list[ModelEntry]:
@@ -41,6 +43,10 @@ def register(database: Database, step: Step, outcome: Outcome, now: float) -> li
             entries += _enter_scan(models, result, now)
         if isinstance(step, _MEASURING) and (entry := _meant(models, step.model)):
             entries.append(models.measure(entry.id, _numbers(outcome.figures)))
+        if isinstance(step, KldStep) and (entry := _meant(models, step.model)):
+            entries.append(models.measure(entry.id, _closeness(outcome)))
+        if isinstance(step, TuneStep) and made:
+            entries[: len(made)] = [models.measure(entry.id, _closeness(outcome)) for entry in entries[: len(made)]]
         if isinstance(step, VerifyStep) and (entry := _meant(models, step.model)):
             entries.append(models.hashed(entry.id, str(outcome.figures["sha256"]), now))
         return entries
@@ -83,6 +89,10 @@ def _meant(models: Models, reference: str) -> ModelEntry | None:
     """The model that the step was resolved to, unless it was forgotten or renamed while the step ran."""
     found = models.find(reference) or models.find(os.path.abspath(Path(reference).expanduser()))  # noqa: PTH100
     return found[0] if len(found) == 1 else None
+
+
+def _closeness(outcome: Outcome) -> dict[str, float | int]:
+    return {name: value for name, value in _numbers(outcome.figures).items() if name in _CLOSENESS}
 
 
 def _numbers(figures: dict[str, Figure]) -> dict[str, float | int]:

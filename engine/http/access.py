@@ -43,6 +43,8 @@ class Principal(msgspec.Struct, frozen=True):
     scopes: frozenset[str] = frozenset({INFER, OBSERVE, ADMIN})
     models: frozenset[str] = frozenset()
     """Names or ids it may use; empty: all."""
+    stores: frozenset[str] = frozenset()
+    """RAG stores it may search; empty: all that are open to it."""
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
 
@@ -167,6 +169,7 @@ def authenticate(headers: Headers, keys: Keys, *, require_token: bool, x_api_key
         name=key.name,
         scopes=frozenset(key.scopes or (INFER, OBSERVE)),
         models=frozenset(key.models),
+        stores=frozenset(key.stores),
         requests_per_minute=key.requests_per_minute,
         tokens_per_minute=key.tokens_per_minute,
     )

@@ -7,7 +7,7 @@ itself, so leaving a request is always noticed in one place.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -125,6 +125,8 @@ class Streamed(msgspec.Struct, frozen=True):
 
     requests: tuple[GenerationRequest, ...]
     writer: Writer
+    source: Callable[[], AsyncGenerator[Delta, None]] | None = None
+    """Where the deltas come from instead of the model itself."""
 
 
 class Whole(msgspec.Struct, frozen=True):
@@ -132,6 +134,8 @@ class Whole(msgspec.Struct, frozen=True):
 
     requests: tuple[GenerationRequest, ...]
     folder: Folder
+    source: Callable[[], AsyncGenerator[Delta, None]] | None = None
+    """Where the deltas come from instead of the model itself."""
 
 
 Reply = Json | Text | Streamed | Whole

@@ -5,6 +5,7 @@ Streamed and whole answers come from the same reader of tool calls, so their con
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Literal
 
 import msgspec
@@ -12,11 +13,13 @@ from lathe.engine.generation import MAX_LOGPROBS, Delta, ToolCall, Usage
 from lathe.engine.http import figures
 from lathe.engine.http.asking import ask_sampled
 from lathe.engine.http.call import Call, Reply, Streamed, Whole
+from lathe.engine.http.chat_store import CitationBody, Grounds, StoreChoice, SupportBody, answer, attach
 from lathe.engine.http.completions import event
 from lathe.engine.http.figures import Timings, UsageBody
 from lathe.engine.http.logprobs import ChatLogprob, ChatLogprobs, chat_logprobs
 from lathe.engine.http.messages_in import Messages, engine_messages
 from lathe.engine.http.problems import Problem, envelope
+from lathe.engine.http.stores import StoreName
 from lathe.engine.http.toolcalls import Found, ToolReader
 from lathe.engine.http.tools import MAX_TOOLS, NamedTool, Tool, Toolbox, ToolChoice, toolbox
 from lathe.engine.http.wire import ModelName, Sampled, StreamOptions, Tokens
@@ -44,6 +47,8 @@ class ChatBody(Sampled, kw_only=True, forbid_unknown_fields=True, omit_defaults=
     modalities: list[Literal["text"]] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
     """Without effect."""
+    store: bool | StoreName | StoreChoice | None = None  # type: ignore[assignment]
+    """A RAG store to answer from, by name or with how to search it; OpenAI's own true and false change nothing."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -100,6 +105,13 @@ class ChatCompletion(msgspec.Struct, omit_defaults=True):
     choices: list[ChatChoice]
     usage: UsageBody | None = None
     timings: Timings | None = None
+    citations: list[CitationBody] | None = None
+    """With a store: what `[1]`, `[2]` mean."""
+    cited: list[int] | None = None
+    """Those that the answer names."""
+    in_documents: bool | None = None
+    """Whether the answer is in the documents at all."""
+    support: list[SupportBody] | None = None
 
 
 class Piece(msgspec.Struct, omit_defaults=True):
@@ -129,6 +141,12 @@ class Chunk(msgspec.Struct, omit_defaults=True):
     choices: list[ChunkChoice]
     usage: UsageBody | None = None
     timings: Timings | None = None
+    citations: list[CitationBody] | None = None
+    """With a store, in the first chunk."""
+    cited: list[int] | None = None
+    """In the last, like those that follow."""
+    in_documents: bool | None = None
+    support: list[SupportBody] | None = None
 
 
 async def chat(call: Call) -> Reply:
@@ -153,10 +171,18 @@ async def chat(call: Call) -> Reply:
         schema=box.schema,
         template_args=args,
     )
+    source, grounds = None, None
+    if (store := _store(body)) is not None:
+        asked, grounds = await attach(call, store, request)
+        source = partial(answer, call, asked, grounds)
     if body.stream:
         usage = body.stream_options is not None and body.stream_options.include_usage
-        return Streamed((request,), ChatWriter(call, entry.name, box, include_usage=usage))
-    return Whole((request,), ChatFolder(call, entry.name, box))
+        return Streamed((request,), ChatWriter(call, entry.name, box, include_usage=usage, grounds=grounds), source)
+    return Whole((request,), ChatFolder(call, entry.name, box, grounds), source)
+
+
+def _store(body: ChatBody) -> StoreChoice | None:
+    return StoreChoice(name=body.store) if isinstance(body.store, str) else body.store or None  # type: ignore[return-value]
 
 
 def _toolbox(body: ChatBody) -> Toolbox:
@@ -202,7 +228,10 @@ class ChatWriter:
     media_type = "text/event-stream"
     ping = b": ping\n\n"
 
-    def __init__(self, call: Call, model: str, box: Toolbox, *, include_usage: bool) -> None:
+    def __init__(
+        self, call: Call, model: str, box: Toolbox, *, include_usage: bool, grounds: Grounds | None = None
+    ) -> None:
+        self._grounds = grounds
         self._id, self._created, self._model = f"chatcmpl-{call.id}", call.created, model
         self._readers = Readers(box)
         self._include_usage = include_usage
@@ -221,7 +250,7 @@ class ChatWriter:
         index = delta.index
         if index not in self._greeted:
             self._greeted.add(index)
-            out.append(self._chunk(index, Piece(role="assistant", content="")))
+            out.append(self._greeting(index))
         found = self._readers.feed(delta)
         logprobs = ChatLogprobs(chat_logprobs(delta.logprobs)) if delta.logprobs else None
         for item in found:
@@ -237,7 +266,7 @@ class ChatWriter:
             self._timings = figures.timings(delta.usage, delta.timing) if delta.timing is not None else None
         if delta.finish is not None:
             choice = ChunkChoice(index, Piece(), finish_reason=self._readers.reason(delta))
-            out.append(self._event([choice], timings=self._timings))
+            out.append(self._event([choice], timings=self._timings, end=self._grounds))
         return b"".join(out)
 
     def close(self) -> bytes:
@@ -256,15 +285,24 @@ class ChatWriter:
         self._calls[index] = number + 1
         return StreamedCallBody(number, made.id, "function", FunctionBody(made.name, made.arguments))
 
+    def _greeting(self, index: int) -> bytes:
+        return self._event([ChunkChoice(index, Piece(role="assistant", content=""))], begin=self._grounds)
+
     def _chunk(self, index: int, piece: Piece, logprobs: ChatLogprobs | None = None) -> bytes:
         return self._event([ChunkChoice(index, piece, logprobs)])
 
     def _event(
-        self, choices: list[ChunkChoice], usage: UsageBody | None = None, timings: Timings | None = None
-    ) -> bytes:
-        return event(
-            Chunk(self._id, "chat.completion.chunk", self._created, self._model, choices, usage=usage, timings=timings)
+        self, choices: list[ChunkChoice], usage: UsageBody | None = None, timings: Timings | None = None,
+        begin: Grounds | None = None, end: Grounds | None = None,
+    ) -> bytes:  # fmt: skip
+        chunk = Chunk(
+            self._id, "chat.completion.chunk", self._created, self._model, choices, usage=usage, timings=timings
         )
+        if begin is not None:
+            chunk.citations = begin.citations
+        if end is not None:
+            chunk.cited, chunk.in_documents, chunk.support = end.cited, end.in_documents, end.support
+        return event(chunk)
 
 
 class _Collected:
@@ -280,8 +318,9 @@ class _Collected:
 class ChatFolder:
     """The whole answer of a chat."""
 
-    def __init__(self, call: Call, model: str, box: Toolbox) -> None:
+    def __init__(self, call: Call, model: str, box: Toolbox, grounds: Grounds | None = None) -> None:
         self._id, self._created, self._model = f"chatcmpl-{call.id}", call.created, model
+        self._grounds = grounds
         self._readers = Readers(box)
         self._choices: dict[int, _Collected] = {}
         self._usage: UsageBody | None = None
@@ -305,9 +344,13 @@ class ChatFolder:
     def result(self) -> ChatCompletion:
         """Return the answer."""
         choices = [_choice(index, collected) for index, collected in sorted(self._choices.items())]
-        return ChatCompletion(
+        made = ChatCompletion(
             self._id, "chat.completion", self._created, self._model, choices, usage=self._usage, timings=self._timings
         )
+        if (grounds := self._grounds) is not None:
+            made.citations, made.cited = grounds.citations, grounds.cited
+            made.in_documents, made.support = grounds.in_documents, grounds.support
+        return made
 
 
 def _choice(index: int, collected: _Collected) -> ChatChoice:

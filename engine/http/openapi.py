@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,9 @@ def _operation(route: Route, by_kind: list[tuple[Any, Any]]) -> dict[str, Any]:
         kind = "application/x-ndjson" if route.path.startswith("/api/") else "text/event-stream"
         answer["content"][kind] = {"schema": {"type": "string"}}
     operation: dict[str, Any] = {
-        "operationId": route.handler.__name__ + "_" + route.path.strip("/").replace("/", "_").replace("{model}", "one"),
+        "operationId": route.handler.__name__
+        + "_"
+        + route.path.strip("/").replace("/", "_").replace("{", "").replace("}", ""),
         "summary": (route.handler.__doc__ or "").splitlines()[0],
         "x-scope": route.auth,
         "responses": {"200": answer} | {status: {"description": text} for status, text in _REFUSALS.items()},
@@ -72,8 +75,9 @@ def _operation(route: Route, by_kind: list[tuple[Any, Any]]) -> dict[str, Any]:
     if route.takes is not None:
         content = {"application/json": {"schema": _schema(route.takes, by_kind)}}
         operation["requestBody"] = {"required": True, "content": content}
-    if route.path.endswith("{model}"):
-        operation["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
+    if (argument := re.search(r"\{([a-z]+)\}", route.path)) is not None:
+        place = {"name": argument[1], "in": "path", "required": True, "schema": {"type": "string"}}
+        operation["parameters"] = [place]
     return operation
 
 

@@ -80,7 +80,7 @@ async def stream(exchange: Exchange, call: Call, reply: Streamed, meter: Meter, 
 
     silence = Silence(lambda: asyncio.create_task(say(writer.ping)), limits.first_byte_s, limits.ping_s)
     try:
-        async with aclosing(deltas(call, reply.requests)) as answer:
+        async with aclosing(deltas(call, reply)) as answer:
             ending = Ending(reply.requests)
             async for delta in answer:
                 ending.check(delta)
@@ -104,7 +104,7 @@ async def stream(exchange: Exchange, call: Call, reply: Streamed, meter: Meter, 
 
 async def whole(call: Call, reply: Whole, meter: Meter) -> object:
     """Return the complete answer."""
-    async with aclosing(deltas(call, reply.requests)) as answer:
+    async with aclosing(deltas(call, reply)) as answer:
         ending = Ending(reply.requests)
         async for delta in answer:
             ending.check(delta)
@@ -138,8 +138,11 @@ def _cancelled() -> Problem:
     return Problem(503, "the request was cancelled on the server", code="cancelled")
 
 
-def deltas(call: Call, requests: tuple[GenerationRequest, ...]) -> AsyncGenerator[Delta, None]:
+def deltas(call: Call, reply: Streamed | Whole) -> AsyncGenerator[Delta, None]:
     """Run the requests; with several, indices of the i-th are shifted by i times its n."""
+    requests = reply.requests
+    if reply.source is not None:
+        return reply.source()
     if len(requests) == 1:
         return call.service.workbench.generate(requests[0])
     return _merged(call, requests)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -24,6 +25,7 @@ from lathe.engine.http import (
     openapi,
     responses,
     status,
+    stores,
     texts,
 )
 from lathe.engine.http.access import Auth
@@ -56,7 +58,7 @@ class Route:
     ) -> None:
         self.method = method
         self.path = path
-        """Ends in `/{model}` where the rest of the path is the handler's argument."""
+        """Has one `{name}` where a part of the path is the handler's argument."""
         self.handler = handler
         self.auth = auth
         self.takes = takes
@@ -83,7 +85,7 @@ class Match(NamedTuple):
     """`public` if every method is."""
 
 
-_TAIL = "{model}"
+_ARGUMENT = re.compile(r"\{[a-z]+\}")
 
 
 class Table:
@@ -92,19 +94,23 @@ class Table:
     def __init__(self, routes: tuple[Route, ...]) -> None:
         self.routes = routes
         self._exact: dict[str, dict[str, Route]] = {}
-        self._prefixes: dict[str, dict[str, Route]] = {}
+        around: dict[tuple[str, str], dict[str, Route]] = {}
         for route in routes:
-            tail = route.path.endswith(_TAIL)
-            table = self._prefixes if tail else self._exact
-            table.setdefault(route.path.removesuffix(_TAIL), {})[route.method] = route
+            prefix, *suffix = _ARGUMENT.split(route.path)
+            group = around.setdefault((prefix, suffix[0]), {}) if suffix else self._exact.setdefault(prefix, {})
+            group[route.method] = route
+        # What says more comes first: `/v1/stores/{store}/search` before `/v1/stores/{store}`.
+        self._around = sorted(around.items(), key=lambda item: -len("".join(item[0])))
 
     def match(self, path: str) -> Match | None:
         """Return the routes of a path."""
         methods, argument = self._exact.get(path), ""
         if methods is None:
-            for prefix, candidates in self._prefixes.items():
-                if path.startswith(prefix) and len(path) > len(prefix):
-                    methods, argument = candidates, path[len(prefix) :]
+            for (prefix, suffix), candidates in self._around:
+                rest = path[len(prefix) : len(path) - len(suffix)]
+                if rest and path.startswith(prefix) and path.endswith(suffix):
+                    methods, argument = candidates, rest
+                    break
         if methods is None:
             return None
         public = all(route.auth == "public" for route in methods.values())
@@ -127,6 +133,11 @@ ROUTES = (
     Route("POST", "/v1/rerank", embeddings.rerank, "infer", embeddings.RerankBody, embeddings.RankedList, work=True),
     Route("POST", "/v1/score", texts.score, "infer", texts.ScoreBody, texts.ScoreList, work=True),
     Route("POST", "/v1/feedback", feedback.feedback, "infer", feedback.FeedbackBody, feedback.Feedback, work=True),
+    # RAG stores
+    Route("GET", "/v1/stores", stores.list_stores, "infer", gives=stores.StoreList, quiet=True),
+    Route("GET", "/v1/stores/{store}", stores.show_store, "infer", gives=stores.StoreBody),
+    Route("POST", "/v1/stores/{store}/search", stores.search, "infer", stores.StoreSearchBody, stores.SearchAnswer,
+          work=True),
     # Anthropic
     Route("POST", "/v1/messages", anthropic.messages, "infer", MessagesBody, anthropic.AnthropicMessage, work=True),
     Route("POST", "/v1/messages/count_tokens", anthropic.count_tokens, "infer", Conversation, anthropic.TokenCount,

@@ -55,6 +55,7 @@ KINDS: dict[type, Kind] = {
     steps.EvalStep: Kind(target="eval:run", service=True, reusable=False),
     steps.GateStep: Kind(target="eval_gate:run", service=True, lane="io", reusable=False),
     steps.RagGoldenStep: Kind(target="rag_golden:run", service=True, lane="io", reusable=False),
+    steps.RagExploreStep: Kind(target="rag_explore:run", service=True, lane="io", reusable=False),
     steps.RagVerifyStep: Kind(target="rag_verify:run", service=True, lane="io", reusable=False),
 }
 
@@ -98,7 +99,9 @@ def title_of(step: steps.Step, names: Mapping[str, str] = {}) -> str:
             return store or (beir or "").rstrip("/").rsplit("/", 1)[-1]
         case steps.RagBuildStep(store=store) | steps.RagReembedStep(store=store) | steps.RagQueryStep(store=store):
             return store
-        case steps.RagAskStep(store=store) | steps.RagGoldenStep(store=store) | steps.RagVerifyStep(store=store):
+        case steps.RagAskStep(store=store) | steps.RagGoldenStep(store=store):
+            return store
+        case steps.RagExploreStep(store=store) | steps.RagVerifyStep(store=store):
             return store
         case _:
             return subject

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import msgspec
 from lathe.engine.catalogue.naming import clean
-from lathe.engine.errors import UsageError
-from lathe.engine.jobs.values import Figure, JobContext
+from lathe.engine.errors import DataError, MissingError, UsageError
+from lathe.engine.jobs.values import Figure, Job, JobContext
 from lathe.engine.paths import Home
 from lathe.engine.release import RELEASE
 from lathe.quantize.progress import Report, silent
 from lathe.quantize.types import FILE_TYPES, TENSOR_TYPES
 from lathe.store.models import ModelEntry
 
+MAX_DOCUMENT = 32 << 20
+"""Bytes of an artefact that fronts may read."""
 _NOT_IN_FILES = re.compile(r"[^A-Za-z0-9._-]+")
 _TYPE_TAIL = re.compile(
     rf"[-._]({'|'.join(sorted({*FILE_TYPES, *TENSOR_TYPES}, key=len, reverse=True))})$", re.IGNORECASE
@@ -27,11 +29,17 @@ _TYPE_TAIL = re.compile(
 
 def output_path(context: JobContext, given: str | None, name: str, suffix: str = ".gguf") -> Path:
     """The path asked for, else `<home>/models/<name><suffix>`; a folder gets the file put into it."""
+    path = planned_path(Path(context.spec.home), given, name, suffix)
+    if given is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def planned_path(home: Path, given: str | None, name: str, suffix: str = ".gguf") -> Path:
+    """The same, without making the folder."""
     file = f"{_NOT_IN_FILES.sub('-', name).strip('-.') or 'model'}{suffix}"
     if given is None:
-        folder = Home(Path(context.spec.home)).models
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / file
+        return Home(home).models / file
     path = Path(given).expanduser()
     return path / file if path.is_dir() else path
 
@@ -40,6 +48,22 @@ def variant_name(entry: ModelEntry, kind: str) -> str:
     """A model's name with another type: `tiny-F16` as Q4_K_M is `tiny-Q4_K_M`."""
     stem = clean(entry.name).removesuffix(".gguf")
     return f"{_TYPE_TAIL.sub('', stem)}-{kind.upper()}"
+
+
+def artefact_text(job: Job, name: str) -> str:
+    """A document that a job made, to be shown."""
+    made = job.outcome.artefacts if job.outcome else ()
+    artefact = next((one for one in made if one.name == name and one.format in ("json", "text")), None)
+    if artefact is None:
+        raise MissingError(f"{job.id} made no document {name!r}")
+    try:
+        with Path(artefact.path).open("rb") as file:
+            data = file.read(MAX_DOCUMENT + 1)
+    except OSError as error:
+        raise MissingError(f"{artefact.path} is gone: {error.strerror}", hint="run the job again") from error
+    if len(data) > MAX_DOCUMENT:
+        raise DataError(f"{artefact.path} is larger than the {MAX_DOCUMENT >> 20} MiB that are shown")
+    return data.decode("utf-8", "replace")
 
 
 def gguf_path(entry: ModelEntry) -> Path:

@@ -39,13 +39,13 @@ def run(step: QuantizeStep, context: JobContext) -> Outcome:
     source = gguf_path(entry)
     output = output_path(context, step.output, step.name or variant_name(entry, step.type))
     source_sha256 = entry.sha256 or model_sha256(entry, reporter(context, 1, 3))
-    recipe = _recipe(step, entry.name, source_sha256)
-    options = _options(step, recipe)
+    recipe = recipe_of(step, entry.name, source_sha256)
+    options = options_of(step, recipe)
     plan = plan_quantization(source, options)
     for warning in plan.warnings:
         context.log(warning, "warn")
     context.log(f"{plan.source_bytes:,} -> {plan.bytes:,} bytes, {plan.bits_per_weight:.2f} bits per weight")
-    if not step.force and len(plan.files) == 1 and _made_before(output, recipe_key(recipe), plan):
+    if not step.force and len(plan.files) == 1 and made_before(output, recipe_key(recipe), plan):
         context.log(f"{output} was made by this very recipe: kept")
         files: tuple[Path, ...] = (output,)
         hashes: tuple[str, ...] = (file_sha256(output, reporter(context, 3, 3)),)
@@ -76,7 +76,7 @@ def run(step: QuantizeStep, context: JobContext) -> Outcome:
     return Outcome(artefacts=(artefact,), figures=figures, rows=rows)
 
 
-def _recipe(step: QuantizeStep, source: str, source_sha256: str) -> dict[str, Figure]:
+def recipe_of(step: QuantizeStep, source: str, source_sha256: str) -> dict[str, Figure]:
     """Everything that determines the bytes."""
     recipe: dict[str, Figure] = {"made_by": "quantize", "source": source, "source_sha256": source_sha256}
     recipe |= {"type": step.type.upper(), "imatrix_sha256": file_sha256(Path(step.imatrix)) if step.imatrix else None}
@@ -89,7 +89,7 @@ def _recipe(step: QuantizeStep, source: str, source_sha256: str) -> dict[str, Fi
     return recipe | tools()
 
 
-def _options(step: QuantizeStep, recipe: dict[str, Figure]) -> QuantizeOptions:
+def options_of(step: QuantizeStep, recipe: dict[str, Figure]) -> QuantizeOptions:
     provenance: dict[str, str | int | float | bool] = {
         KEY: recipe_key(recipe),
         "lathe.version": RELEASE,
@@ -115,7 +115,7 @@ def _options(step: QuantizeStep, recipe: dict[str, Figure]) -> QuantizeOptions:
     )
 
 
-def _made_before(output: Path, key: str, plan: QuantPlan) -> bool:
+def made_before(output: Path, key: str, plan: QuantPlan) -> bool:
     try:
         header = read_header(output)
     except (GgufError, InputMissing):

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from lathe.engine.errors import MissingError, UsageError
+from lathe.engine.errors import LatheError, MissingError, UsageError
 from lathe.engine.jobs.services import ServiceContext
 from lathe.engine.paths import Home
+from lathe.engine.rag.embedding import Embedder, open_embedder
 from lathe.store.rag.store import RagStore, is_store_name
-from lathe.store.rag.values import StoreSettings
+from lathe.store.rag.values import Column, StoreSettings
 
 
 async def home_of(context: ServiceContext) -> Home:
@@ -26,6 +27,15 @@ def store_path(home: Home, name: str) -> Path:
             f"{name!r} cannot name a store", hint="small letters, digits, dot, dash and underscore, 64 at most"
         )
     return home.stores / f"{name}.db"
+
+
+async def embedder_of(column: Column, context: ServiceContext) -> Embedder | None:
+    """The embedder that made a column; None where it is not on this machine any more."""
+    try:
+        embedder = await open_embedder(context.workbench, column.embedder.name)
+    except LatheError:
+        return None
+    return embedder if embedder.identity.sha256 == column.embedder.sha256 else None
 
 
 @asynccontextmanager

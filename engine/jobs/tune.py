@@ -51,6 +51,8 @@ class FrontierFile(msgspec.Struct, frozen=True, kw_only=True):
     """Ways to run the point that answers the wish, the best first."""
     machine: str = ""
     """The processor that speeds were measured on."""
+    imatrix: str = ""
+    """Path of the importances that every point was made with."""
 
 
 def read_frontier(path: Path) -> FrontierFile:
@@ -94,6 +96,12 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
     recipe = _recipe(step, entry.name, model_digest, digest)
     folder = Home(Path(context.spec.home)).root / "tune" / recipe_key(_what_was_measured(recipe))[:16]
     laboratory = Laboratory(source, text, text_path.name, folder, settings, reporter(context, 1, 1))
+    if step.mix:
+        point = laboratory.given(step.mix)
+        output = output_path(context, step.output, step.name or variant_name(entry, _NAME_OF_MIX))
+        made = _made(step, context, laboratory, point, output, recipe, entry.id)
+        laboratory.tidy()
+        return Outcome(artefacts=tuple(made), figures=_chosen(point), rows=(_row(point, True),))
     laboratory.search.sensitivities()
     wish = Wish(
         max_bytes=laboratory.bytes_of(step.max_size) if step.max_size else None,
@@ -119,14 +127,18 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
         context.log("nothing that was measured answers the wish", "warn")
     figures: dict[str, Figure] = {"readings": laboratory.search.readings, "points": len(points)}
     if chosen is not None and wished:
-        figures |= {
-            "chosen": chosen.label, "bytes": chosen.bytes, "mean_kld": chosen.kld, "mean_kld_error": chosen.kld_error,
-            "kld_99_9": chosen.kld_99_9, "same_top_p": chosen.same_top, "tokens_per_s": chosen.tokens_per_s,
-            "peak_bytes": chosen.peak_bytes,
-        }  # fmt: skip
+        figures |= _chosen(chosen)
     exit_code = ExitCode.NEGATIVE if wished and chosen is None else ExitCode.OK
     rows = tuple(_row(point, point in frontier) for point in points)
     return Outcome(artefacts=tuple(artefacts), figures=figures, rows=rows, exit=int(exit_code))
+
+
+def _chosen(point: Point) -> dict[str, Figure]:
+    return {
+        "chosen": point.label, "bytes": point.bytes, "mean_kld": point.kld, "mean_kld_error": point.kld_error,
+        "kld_99_9": point.kld_99_9, "same_top_p": point.same_top, "tokens_per_s": point.tokens_per_s,
+        "peak_bytes": point.peak_bytes,
+    }  # fmt: skip
 
 
 def _points(step: TuneStep, wish: Wish, laboratory: Laboratory, context: JobContext) -> list[Point]:
@@ -246,6 +258,7 @@ def _frontier_file(
         points=tuple(points),
         runs=tuple(runs),
         machine=platform.processor() or platform.machine(),
+        imatrix=str(laboratory.imatrix_path),
         sensitivity={name: {option.kind: option.cost for option in listed} for name, listed in choices.items()},
         tensor_bytes={name: {option.kind: option.bytes for option in listed} for name, listed in choices.items()},
     )

@@ -65,6 +65,7 @@ async def ask(workbench: Workbench, searcher: Searcher, request: AskRequest) -> 
     answer = "".join(text)
     yield Answered(
         text=answer, cited=tuple(citations(answer, len(given))), usage=last.usage, timing=last.timing,
+        finish=last.finish or "stop",
         in_documents=NOT_THERE.rstrip(".").casefold() not in answer.casefold(),
     )  # fmt: skip
     if request.support and answer.strip():
@@ -136,4 +137,5 @@ class _Prompt:
         return rendered.tokens
 
     def _messages(self, passages: Sequence[StoredPassage]) -> tuple[Message, ...]:
-        return (Message("system", SYSTEM), Message("user", question_turn(self._request.question, passages)))
+        turn = Message("user", question_turn(self._request.question, passages))
+        return (Message("system", SYSTEM), *self._request.history, turn)

@@ -126,7 +126,7 @@ async def open_embedder(workbench: Workbench, reference: str, *, name: str | Non
     if probe.dimensions < 2 or not np.frombuffer(probe.vectors, "<f4").any():
         raise UnavailableError(f"{reference} gives no embeddings", hint="choose an embedding model")
     path = Path(details.entry.path)
-    folder = path if await asyncio.to_thread(path.is_dir) else None
+    folder = path if await asyncio.to_thread(path.is_dir) else path.parent if path.suffix == ".onnx" else None
     names = (details.entry.name, details.card.name or "")
     profile = profile_of(names, folder)
     context = details.card.context_length or 512

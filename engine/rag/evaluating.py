@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 from lathe.engine.rag import beir
-from lathe.engine.rag.building import Builder, Report, no_files, silent, words
+from lathe.engine.rag.building import Builder, Report, silent, words
 from lathe.engine.rag.embedding import Embedder
 from lathe.engine.rag.metrics import Judgements, evaluate
 from lathe.engine.rag.requests import Mode, SearchRequest
@@ -104,7 +104,7 @@ async def load_corpus(store: RagStore, folder: Path, embedder: Embedder | None, 
     await asyncio.to_thread(store.write, lambda db: versions.finish(db, version, time.time()))
     if embedder is None:
         return 0.0
-    builder = Builder(store, embedder, no_files, report=report)
+    builder = Builder(store, embedder, report=report)
     began = time.monotonic()
     number = await builder.open_column()
     await builder.embed_all(number)

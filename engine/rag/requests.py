@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
-from lathe.engine.generation import Sampling, Timing, Usage
+from lathe.engine.generation import FinishReason, Message, Sampling, Timing, Usage
+from lathe.engine.jobs.values import Job
 from lathe.store.rag.values import (
     Change,
     CorpusVersion,
@@ -72,6 +73,8 @@ class AskRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     store: str
     question: str
     model: str
+    history: tuple[Message, ...] = ()
+    """Earlier turns of the conversation, given to the model between its instructions and the passages."""
     k: int = 6
     """Passages offered to the model, as far as they fit."""
     mode: Mode = "hybrid"
@@ -112,6 +115,7 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     text: str
     cited: tuple[int, ...] = ()
+    finish: FinishReason = "stop"
     in_documents: bool = True
     usage: Usage | None = None
     timing: Timing | None = None
@@ -167,3 +171,24 @@ class PassageView(msgspec.Struct, frozen=True, kw_only=True):
     end: int
     source: str
     """The file or folder it came from."""
+
+
+class StoreDiff(msgspec.Struct, frozen=True, kw_only=True):
+    """What came between two versions of a corpus."""
+
+    store: str
+    before: int
+    after: int
+    changes: tuple[Change, ...] = ()
+    """One per document, by path; what came and went in between is not in it."""
+
+
+class Watched(msgspec.Struct, frozen=True, kw_only=True):
+    """One round of watching a store's folders."""
+
+    added: tuple[str, ...] = ()
+    """Whole paths, as they were noticed."""
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    job: Job
+    """The build that followed, in its final state."""

@@ -23,10 +23,11 @@ from lathe.engine.rag.requests import Hit, Mode, SearchRequest, SearchResult, So
 from lathe.engine.rag.strength import background
 from lathe.engine.workbench import Workbench
 from lathe.store.errors import StoreError
-from lathe.store.rag import columns, documents, words
+from lathe.store.rag import columns, copies, documents, words
 from lathe.store.rag.filters import allowed
 from lathe.store.rag.knn import Nearest
 from lathe.store.rag.store import RagStore
+from lathe.store.rag.values import Column
 
 if TYPE_CHECKING:
     from lathe.engine.rag.embedding import Matrix, Vector
@@ -39,10 +40,15 @@ POOL = 100
 class Searcher:
     """Searches one open store."""
 
-    def __init__(self, store: RagStore, embedder: Embedder | None = None, workbench: Workbench | None = None) -> None:
+    def __init__(
+        self, store: RagStore, embedder: Embedder | None = None, workbench: Workbench | None = None,
+        column: int | None = None,
+    ) -> None:  # fmt: skip
+        """`column`: the vectors to search; None: those that are active."""
         self.store = store
         self.embedder = embedder
-        self.nearest = Nearest(store)
+        self.nearest = Nearest(store, column)
+        self._number = column
         self._workbench = workbench
         self._unrelated: tuple[str, Matrix] | None = None
 
@@ -83,8 +89,12 @@ class Searcher:
         ranked = tuple(msgspec.structs.replace(hit, rank=rank) for rank, hit in enumerate(hits[: request.k], 1))
         return SearchResult(hits=ranked, mode=mode, note=note, timings=timings)
 
+    def _column(self) -> Column | None:
+        number = self._number
+        return self.store.read(columns.active if number is None else lambda db: columns.get(db, number))
+
     def _why_not_dense(self) -> str:
-        column = self.store.read(columns.active)
+        column = self._column()
         if column is None or not column.vectors:
             return "the store has no vectors"
         if self.embedder is None:
@@ -98,8 +108,6 @@ class Searcher:
         left: threading.Event,
     ) -> list[Hit]:  # fmt: skip
         pool = max(POOL, 2 * request.k)
-        if mode != "hybrid" and request.mmr is None and request.reranker is None:
-            pool = request.k
         found: dict[str, dict[int, float]] = {}
         if vector is not None:
             with _timed(timings, "dense"):
@@ -120,14 +128,18 @@ class Searcher:
             order = reciprocal_rank({name: list(scores) for name, scores in found.items()}, {})
         else:
             order = [pair for scores in found.values() for pair in scores.items()]
-        passages = self.store.read(lambda db: documents.passages(db, [item for item, _ in order[:pool]]))
+        order = order[:pool]
+        policy = self.store.settings().duplicates
+        repeated = self.store.read(lambda db: copies.among(db, [item for item, _ in order], policy))
+        order = [pair for pair in order if pair[0] not in repeated]
+        passages = self.store.read(lambda db: documents.passages(db, [item for item, _ in order]))
         timings["fuse"] = time.monotonic() - began
         return [
             Hit(
                 rank=rank, score=score, passage=passages[item],
                 sources={n: SourceScore(ranks[n][item], found[n][item]) for n in found if item in found[n]},
             )
-            for rank, (item, score) in enumerate(order[:pool], 1)
+            for rank, (item, score) in enumerate(order, 1)
             if item in passages
         ]  # fmt: skip
 
@@ -159,7 +171,7 @@ class Searcher:
     def _diversify(self, hits: list[Hit], k: int, trade: float) -> list[Hit]:
         import numpy as np
 
-        column = self.store.read(columns.active)
+        column = self._column()
         if column is None:
             raise StoreError("the store lost its vectors while it was searched")
         ids = [hit.passage.id for hit in hits]

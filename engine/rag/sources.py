@@ -1,35 +1,72 @@
-"""Which files a store is made of: the walk over folders, and the names that files are cited by.
+"""The sources of a store, and the names that their files are cited by: `FOLDER/inside/file.md`.
 
-Invariant: nothing is opened here; what is not a regular file (a pipe, a device, a broken link) is reported and never
-read, and a link to a folder is not followed, so that no loop exists.
+Invariant: a name says which file it means as long as the store has the same sources in the same order; a file below
+two of them belongs to the first folder that holds it.
 """
 
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import msgspec
+from lathe.engine.catalogue.walk import printable
 from lathe.engine.errors import MissingError
 
-_SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules"})
-"""Besides hidden ones: never what a person means by documents."""
 
+class Source(NamedTuple):
+    """One folder or file."""
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that belongs to a store."""
-
-    path: Path
+    given: str
+    """As the store remembers it."""
     name: str
-    """As it is cited: `FOLDER/inside/file.md`."""
-    source: str
-    """The folder or file given, absolute."""
-    size: int = 0
-    mtime_ns: int = 0
-    problem: str = ""
-    """Why it is not read, where it is not."""
+    """The short name in front of its files."""
+    root: Path
+    """Where it really is."""
+
+
+class Sources:
+    """What one build reads."""
+
+    def __init__(self, given: Sequence[str]) -> None:
+        names = source_names(given)
+        self._sources = [Source(source, names[source], Path(os.path.realpath(source))) for source in given]
+
+    @property
+    def roots(self) -> list[Path]:
+        """Where to walk."""
+        return [source.root for source in self._sources]
+
+    @property
+    def given(self) -> list[str]:
+        """The sources as the store's rows name them."""
+        return [printable(Path(source.given)) for source in self._sources]
+
+    def check(self) -> None:
+        """See that every source is there.
+
+        Raises:
+            MissingError: one is not; what was read from it before is better kept than taken for deleted.
+        """
+        for source in self._sources:
+            if not source.root.exists():
+                raise MissingError(f"{printable(Path(source.given))} is not there", hint="check the path")
+
+    def cite(self, path: str) -> tuple[str, str]:
+        """The name and the source of a file by its whole path."""
+        folder = next((s for s in self._sources if path.startswith(_text(s.root).rstrip("/") + "/")), None)
+        found = folder or next((s for s in self._sources if path == _text(s.root)), None)
+        if found is None:
+            return path, ""
+        return found.name + path[len(_text(found.root)) :], printable(Path(found.given))
+
+    def path_of(self, name: str, source: str) -> str | None:
+        """The whole path of a file by its name; None where its source is called otherwise by now."""
+        for one in self._sources:
+            if printable(Path(one.given)) == source and (name == one.name or name.startswith(one.name + "/")):
+                return _text(one.root) + name[len(one.name) :]
+        return None
 
 
 def source_names(sources: Sequence[str]) -> dict[str, str]:
@@ -38,54 +75,11 @@ def source_names(sources: Sequence[str]) -> dict[str, str]:
     for source in sources:
         parts = [part for part in Path(source).parts if part != os.sep] or ["root"]
         length = 1
-        while (name := "/".join(parts[-length:])) in names.values() and length < len(parts):
+        while (name := printable(Path(*parts[-length:]))) in names.values() and length < len(parts):
             length += 1
-        names[source] = shown(name)
+        names[source] = name
     return names
 
 
-def walk(source: str, name: str) -> Iterator[Found]:
-    """The files of one source, in the order of their names.
-
-    Raises:
-        MissingError: the source itself is not there.
-    """
-    root = Path(source)
-    if root.is_dir():
-        yield from _folder(root, source, name)
-    elif root.exists() or root.is_symlink():
-        yield _found(root, source, name)
-    else:
-        raise MissingError(f"{shown(source)} is not there", hint="check the path")
-
-
-def _folder(root: Path, source: str, name: str) -> Iterator[Found]:
-    unreadable: list[OSError] = []
-    for folder, folders, files in os.walk(root, onerror=unreadable.append):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in _SKIPPED_FOLDERS)
-        for file in sorted(files):
-            if not file.startswith("."):
-                path = Path(folder, file)
-                yield _found(path, source, f"{name}/{shown(path.relative_to(root).as_posix())}")
-        while unreadable:
-            error = unreadable.pop()
-            path = Path(os.fsdecode(error.filename))
-            inside = shown(path.relative_to(root).as_posix()) if path != root else "."
-            yield Found(
-                path=path, name=f"{name}/{inside}", source=source, problem=error.strerror or "the folder is unreadable"
-            )
-
-
-def _found(path: Path, source: str, name: str) -> Found:
-    try:
-        facts = path.stat()
-    except OSError as error:
-        return Found(path=path, name=name, source=source, problem=error.strerror or str(error))
-    if not stat.S_ISREG(facts.st_mode):
-        return Found(path=path, name=name, source=source, problem="it is not a regular file")
-    return Found(path=path, name=name, source=source, size=facts.st_size, mtime_ns=facts.st_mtime_ns)
-
-
-def shown(name: str) -> str:
-    """A file name as text that can be stored: bytes that are no UTF-8 become escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+def _text(path: Path) -> str:
+    return printable(path)

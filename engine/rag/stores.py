@@ -8,14 +8,18 @@ from a store that is gone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 from lathe.engine.errors import LatheError, MissingError, PolicyError, UsageError
 from lathe.engine.rag.asking import ask
 from lathe.engine.rag.embedding import Embedder, open_embedder
+from lathe.engine.rag.exploring import stored_report
+from lathe.engine.rag.ingest.report import QualityReport
+from lathe.engine.rag.ingest.watch import watch
 from lathe.engine.rag.requests import (
     AskEvent,
     AskRequest,
@@ -23,19 +27,31 @@ from lathe.engine.rag.requests import (
     SearchRequest,
     SearchResult,
     StoreDetails,
+    StoreDiff,
+    Watched,
 )
 from lathe.engine.rag.searching import Searcher
+from lathe.engine.steps import RagBuildStep, RagReembedStep
 from lathe.engine.workbench import Workbench
-from lathe.store.errors import StoreError
+from lathe.store.errors import StoreError, StoreReadOnly
 from lathe.store.rag import columns, documents, versions
 from lathe.store.rag.knn import Nearest
 from lathe.store.rag.store import RagStore, is_store_name
-from lathe.store.rag.values import EmbedderIdentity, StoreStats
+from lathe.store.rag.values import EmbedderIdentity, StoredDocument, StoredPassage, StoreSettings, StoreStats
 
+if TYPE_CHECKING:
+    from sqlite_utils import Database as Connection
+
+Result = TypeVar("Result")
 LISTED = 500
 """Documents that details show."""
 LOCAL = "local"
 """The user of this machine, whom no access list of a store keeps out."""
+
+
+def may_search(settings: StoreSettings, principal: str) -> bool:
+    """Whether a store's access list lets somebody in; keys of the HTTP API are `key:NAME`."""
+    return not settings.access or principal == LOCAL or principal.removeprefix("key:") in settings.access
 
 
 class _Open(msgspec.Struct):
@@ -55,6 +71,8 @@ class Stores:
         self._workbench = workbench
         self._open: dict[str, _Open] = {}
         self._embedders: dict[str, Embedder] = {}
+        self._anew: set[tuple[str, str]] = set()
+        """Stores, with the embedder they had, for which a new embedding was started."""
         self._guard = asyncio.Lock()
         self._warming: set[asyncio.Task[None]] = set()
 
@@ -98,6 +116,68 @@ class Stores:
 
         return await asyncio.to_thread(work)
 
+    async def documents(self, name: str, after: str = "", limit: int = 200) -> list[StoredDocument]:
+        """Documents by path, a page at a time."""
+        return await self._read(name, lambda db: documents.listing(db, limit, after))
+
+    async def passages(self, name: str, document: str, after: int = -1, limit: int = 200) -> list[StoredPassage]:
+        """A document's passages in order, those after an ordinal."""
+
+        def work(db: Connection) -> list[StoredPassage]:
+            found = documents.by_path(db, document)
+            if found is None:
+                raise MissingError(f"store {name} has no document {document!r}", hint=f"`lathe rag show {name}`")
+            return documents.passages_of(db, found.id, after + 1, limit=limit)
+
+        return await self._read(name, work)
+
+    async def report(self, name: str) -> QualityReport | None:
+        """The newest exploration report; None where the store was never explored."""
+        return await self._read(name, stored_report)
+
+    async def diff(self, name: str, before: int | None = None, after: int | None = None) -> StoreDiff:
+        """What came between two versions; by default the last one beside the one before it."""
+
+        def work(db: Connection) -> StoreDiff:
+            numbers = [version.number for version in versions.listing(db)]
+            last = numbers[0] if numbers else 0
+            to = last if after is None else after
+            since = next((n for n in numbers if n < to), 0) if before is None else before
+            for number in (to, since):
+                if number and number not in numbers:
+                    raise MissingError(f"store {name} has no version {number}", hint=f"the newest is {last}")
+            if since > to:
+                raise UsageError(f"version {since} is newer than {to}")
+            return StoreDiff(store=name, before=since, after=to, changes=tuple(versions.between(db, since, to)))
+
+        return await self._read(name, work)
+
+    async def share(self, name: str, principals: tuple[str, ...]) -> StoreStats:
+        """Say who besides the user of this machine may search a store; nobody named: everyone with a key."""
+        opened = await self._reader(name)
+
+        def work() -> None:
+            with RagStore.open(opened.store.path) as store:
+                store.change_settings(
+                    msgspec.structs.replace(store.settings(), access=tuple(dict.fromkeys(principals)))
+                )
+
+        await asyncio.to_thread(work)
+        return await asyncio.to_thread(opened.store.stats)
+
+    async def watch(self, name: str, interval_s: float = 2.0) -> AsyncGenerator[Watched, None]:
+        """Bring a store up to date whenever its folders change, until the caller leaves the loop."""
+        opened = await self._reader(name)
+        sources = (await asyncio.to_thread(opened.store.settings)).sources
+        if not sources:
+            raise UsageError(f"store {name} was made without folders", hint=f"`lathe rag add {name} DIR`")
+        words_only = (await asyncio.to_thread(opened.store.read, columns.active)) is None
+        step = RagBuildStep(store=name, words_only=words_only)
+        async with aclosing(watch([Path(source) for source in sources], interval_s)) as rounds:
+            async for seen in rounds:
+                job = await self._workbench.wait((await self._workbench.submit(step)).id)
+                yield Watched(added=seen.added, changed=seen.changed, removed=seen.removed, job=job)
+
     async def search(self, request: SearchRequest) -> SearchResult:
         """Find passages."""
         return await (await self._searcher(request.store, request.principal, request.mode != "bm25")).search(request)
@@ -129,14 +209,20 @@ class Stores:
 
         return await asyncio.to_thread(work)
 
-    async def embedder_of(self, identity: EmbedderIdentity) -> Embedder | None:
-        """The embedder that made a store's vectors; None where it is not on this machine any more."""
+    async def _embedder_of(self, name: str, settings: StoreSettings, identity: EmbedderIdentity) -> Embedder | None:
+        """The embedder that made a store's vectors; None where it is not on this machine any more.
+
+        Where another model goes by its name by now, the store is embedded anew with that, once.
+        """
         if identity.sha256 not in self._embedders:
             try:
                 embedder = await open_embedder(self._workbench, identity.name)
             except LatheError:
                 return None
             if embedder.identity.sha256 != identity.sha256:
+                if settings.reembed == "auto" and (name, identity.sha256) not in self._anew:
+                    self._anew.add((name, identity.sha256))
+                    await self._workbench.submit(RagReembedStep(store=name, embedder=identity.name))
                 return None
             self._embedders[identity.sha256] = embedder
         return self._embedders[identity.sha256]
@@ -153,10 +239,11 @@ class Stores:
     async def _searcher(self, name: str, principal: str, dense: bool) -> Searcher:
         opened = await self._reader(name)
         settings = await asyncio.to_thread(opened.store.settings)
-        if settings.access and principal != LOCAL and principal not in settings.access:
+        if not may_search(settings, principal):
             raise PolicyError(f"{principal} may not search store {name}", hint="its owner can change the access list")
         column = await asyncio.to_thread(opened.store.read, columns.active)
-        embedder = await self.embedder_of(column.embedder) if dense and column and column.vectors else None
+        wanted = dense and column is not None and column.vectors > 0
+        embedder = await self._embedder_of(name, settings, column.embedder) if wanted and column else None
         opened.searcher.embedder = embedder or opened.searcher.embedder
         if embedder is not None:
             self._warm(opened.searcher.nearest)
@@ -174,6 +261,10 @@ class Stores:
             self._warming.add(task)
             task.add_done_callback(self._warming.discard)
 
+    async def _read(self, name: str, work: Callable[[Connection], Result]) -> Result:
+        opened = await self._reader(name)
+        return await asyncio.to_thread(opened.store.read, work)
+
     async def _reader(self, name: str) -> _Open:
         path = self.path_of(name)
         async with self._guard:
@@ -186,7 +277,7 @@ class Stores:
             opened = self._open.get(name)
             if opened is None or opened.file != file:
                 await self._drop(name)
-                store = await asyncio.to_thread(RagStore.open, path, read_only=True)
+                store = await asyncio.to_thread(_open, path)
                 searcher = Searcher(store, None, self._workbench)
                 self._open[name] = opened = _Open(file=file, store=store, searcher=searcher)
             return opened
@@ -195,3 +286,12 @@ class Stores:
         former = self._open.pop(name, None)
         if former is not None:
             await asyncio.to_thread(former.store.close)
+
+
+def _open(path: Path) -> RagStore:
+    """Open a store for reading; one of an earlier release is brought up to date first."""
+    try:
+        return RagStore.open(path, read_only=True)
+    except StoreReadOnly:
+        RagStore.open(path).close()
+        return RagStore.open(path, read_only=True)

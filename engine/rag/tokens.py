@@ -23,7 +23,8 @@ def local_count(path: Path, tokenizer: str | None) -> Count | None:
 
     `tokenizer` is what the model's card calls it.
     """
-    if path.is_dir() and (file := path / "tokenizer.json").is_file():
+    folder = path if path.is_dir() else path.parent
+    if (path.is_dir() or path.suffix == ".onnx") and (file := folder / "tokenizer.json").is_file():
         from tokenizers import Tokenizer
 
         loaded = Tokenizer.from_file(str(file))

@@ -7,9 +7,8 @@ citation can always be shown in its surroundings: `document.text[passage.start:p
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
-from pathlib import Path
-from typing import Literal, Protocol
+from collections.abc import Iterable
+from typing import Literal
 
 import msgspec
 
@@ -102,16 +101,6 @@ class Passage(msgspec.Struct, frozen=True, kw_only=True):
     page: int | None = None
     heading_path: tuple[str, ...] = ()
     flags: dict[str, int] = {}
-
-
-class ReadDocument(Protocol):
-    """How files become documents; `lathe.engine.rag.ingest.reader.DocumentReader` is one."""
-
-    def __call__(self, path: Path, limits: ReadLimits) -> Awaitable[ParsedDocument]:
-        """Read one file.
-
-        Raises:
-            LatheError: why this file cannot be read; it becomes a row of the store's errors and the run goes on."""
 
 
 def assemble(pieces: Iterable[Piece]) -> tuple[str, tuple[Block, ...]]:

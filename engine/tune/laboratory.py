@@ -99,17 +99,25 @@ class Laboratory:
             wanted *= 0.97 * divergence / found.reading.kld
         return self._mix_point(found)
 
+    def given(self, mix: dict[str, str]) -> Point:
+        """A mix that was found before, measured again."""
+        unknown = mix.keys() - self.variants.tensors.keys()
+        if unknown:
+            raise UsageError(f"{self._source.name} has no tensor {min(unknown)}", hint="the mix is of another model")
+        found = Found(budget=0, mix=mix, bytes=0, predicted=0.0, reading=self.search.read(mix), passes=0)
+        return msgspec.structs.replace(self._mix_point(found), predicted_kld=None)
+
     def recipe(self, kind: str) -> Point:
         """One of llama.cpp's own recipes with the same importances."""
         path = self._folder / f"{kind}.gguf"
-        options = QuantizeOptions(type=kind, imatrix=self._folder / "imatrix.gguf", threads=self._settings.threads)
+        options = QuantizeOptions(type=kind, imatrix=self.imatrix_path, threads=self._settings.threads)
         report = quantize_gguf(self._source, path, options, force=True)
         return self._point(kind, None, None, report.plan.bytes, self._yardstick.read([path]))
 
     def bytes_of(self, size: str) -> int:
         """A size as users write it, in bytes; a file type stands for its own size."""
         if size.upper() in FILE_TYPES:
-            options = QuantizeOptions(type=size, imatrix=self._folder / "imatrix.gguf")
+            options = QuantizeOptions(type=size, imatrix=self.imatrix_path)
             return plan_quantization(self._source, options).bytes
         found = _SIZE.fullmatch(size.strip())
         if not found:
@@ -120,6 +128,11 @@ class Laboratory:
     def write(self, path: Path, mix: dict[str, str], metadata: dict[str, str | int]) -> None:
         """Write a mix as one file."""
         self.variants.write(path, mix, metadata | {"general.file_type": _nearest_file_type(mix, self.variants)})
+
+    @property
+    def imatrix_path(self) -> Path:
+        """Where the importances are."""
+        return self._folder / "imatrix.gguf"
 
     @property
     def exact(self) -> bool:
@@ -190,9 +203,7 @@ class Laboratory:
             return self.variants.paths(point.mix)
         path = self._folder / f"{point.label}.gguf"
         if not path.exists():
-            options = QuantizeOptions(
-                type=point.label, imatrix=self._folder / "imatrix.gguf", threads=self._settings.threads
-            )
+            options = QuantizeOptions(type=point.label, imatrix=self.imatrix_path, threads=self._settings.threads)
             quantize_gguf(self._source, path, options)
         return [path]
 
@@ -205,7 +216,7 @@ class Laboratory:
         return LlamaModel(self._source, gpu_layers=self._settings.gpu_layers)
 
     def _importances(self, model: LlamaModel, chunks: chunked.Chunks) -> Imatrix:
-        path = self._folder / "imatrix.gguf"
+        path = self.imatrix_path
         if path.exists():
             return read_imatrix(path)
         if self._settings.imatrix is not None:

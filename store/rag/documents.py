@@ -90,11 +90,24 @@ def _drop(db: Connection, document_id: int) -> None:
     db.execute("DELETE FROM documents WHERE id = ?", [document_id])
 
 
+def touch(db: Connection, path: str, mtime_ns: int) -> None:
+    """Remember a new time of a document whose content is as it was."""
+    row = db.execute(f"SELECT {_DOCUMENT_COLUMNS} FROM documents WHERE path = ?", [path]).fetchone()  # noqa: S608
+    place = DOCUMENT_FIELDS.index("mtime_ns")
+    if row is not None and row[place] != mtime_ns:
+        fields = [*row[:place], mtime_ns, *row[place + 1 :]]
+        db.execute("UPDATE documents SET mtime_ns = ?, seal = ? WHERE path = ?", [mtime_ns, seal(fields), path])
+
+
 def fail(db: Connection, error: FileError) -> None:
     """Note a file that could not be read; what it held before goes, because it is no longer what the file says."""
     former = by_path(db, error.path)
     if former:
         _drop(db, former.id)
+    same = db.execute("SELECT 1 FROM errors WHERE path = ? AND code = ? AND message = ? AND size = ?",
+                      [error.path, error.code, error.message, error.size]).fetchone()  # fmt: skip
+    if same and not former:
+        return
     db.table("errors").insert(to_row(error), pk="path", replace=True)
     record(db, error.version, error.path, "failed", former.sha256 if former else "", "")
 
@@ -149,11 +162,13 @@ def passages(db: Connection, ids: Iterable[int]) -> dict[int, StoredPassage]:
     return found
 
 
-def passages_of(db: Connection, document_id: int, first: int = 0, last: int | None = None) -> list[StoredPassage]:
+def passages_of(
+    db: Connection, document_id: int, first: int = 0, last: int | None = None, limit: int = -1
+) -> list[StoredPassage]:
     """A document's passages in order, from one ordinal to another, both included."""
     rows = db.execute(
-        f"{_PASSAGE_SELECT} WHERE p.document = ? AND p.ordinal BETWEEN ? AND ? ORDER BY p.ordinal",
-        [document_id, first, 2**62 if last is None else last],
+        f"{_PASSAGE_SELECT} WHERE p.document = ? AND p.ordinal BETWEEN ? AND ? ORDER BY p.ordinal LIMIT ?",
+        [document_id, first, 2**62 if last is None else last, limit],
     )
     return [_passage(row) for row in rows.fetchall()]
 

@@ -8,9 +8,10 @@ without sqlite-vec that writes a column makes it stale.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
+from lathe.store.errors import StoreError
 from lathe.store.rag import meta
 from sqlite_utils import Database as Connection
 
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
 MAX_CANDIDATES = 4096
 """sqlite-vec's own limit on k."""
 _BATCH = 2048
+
+
+class Chunk(NamedTuple):
+    """Some rows of the index."""
+
+    ids: np.ndarray[Any, Any]
+    bits: np.ndarray[Any, Any]
+    """(rows, bytes)."""
 
 
 class IndexState(msgspec.Struct, frozen=True):
@@ -117,6 +126,36 @@ def every_signature(db: Connection, number: int) -> Iterator[list[tuple[int, byt
     cursor = db.execute(f"SELECT passage, signature FROM index_{number:d}")  # noqa: S608
     while rows := cursor.fetchmany(_BATCH):
         yield rows
+
+
+def chunked(db: Connection, number: int) -> bool:
+    """Tell whether the chunks of this release of sqlite-vec are known here."""
+    found = state(db, number)
+    return found is not None and found.version.startswith("v0.1.") and ready(db, number)
+
+
+def chunks(db: Connection, number: int) -> Iterator[Chunk]:
+    """The index as sqlite-vec keeps it: a thousand signatures to a blob, read without asking for each row.
+
+    Raises:
+        StoreError: this release of sqlite-vec keeps them otherwise.
+    """
+    import numpy as np
+
+    # The shadow tables of vec0 0.1; the rows of the virtual table cost a microsecond each, a chunk fifty.
+    cursor = db.execute(
+        "SELECT c.size, c.validity, c.rowids, v.vectors"  # noqa: S608
+        f" FROM index_{number:d}_chunks c JOIN index_{number:d}_vector_chunks00 v ON v.rowid = c.chunk_id"
+    )
+    while (row := cursor.fetchone()) is not None:
+        size, validity, rowids, packed = row
+        if len(validity) * 8 != size or len(rowids) != size * 8 or not packed or len(packed) % size:
+            raise StoreError("sqlite-vec keeps its chunks in a way that is not known here")
+        chunk = Chunk(np.frombuffer(rowids, "<i8"), np.frombuffer(packed, np.uint8).reshape(size, -1))
+        if validity.count(b"\xff") < len(validity):
+            held = np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little").view(bool)
+            chunk = Chunk(chunk.ids[held], chunk.bits[held])
+        yield chunk
 
 
 def nearest(

@@ -2,7 +2,8 @@
 
     small column, or few passages allowed      -> every score computed                         exact
     large column, held in memory (`warm`)      -> XOR and popcount over signatures, rescored    approximate
-    large column, first questions of a process -> `vec0` scans the signatures in the file       approximate
+    large column, first questions of a process -> the chunks of `vec0` stream by, rescored      approximate
+    the same where its chunks are not known    -> `vec0` itself scans                           approximate
 Invariant: a score is always the inner product with the stored vector itself; only which passages are considered is
 approximate, and how good that is on this store's own vectors is what `calibrate` measures.
 """
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lathe.store.errors import StoreError
 from lathe.store.rag import columns, index
 from lathe.store.rag.filters import allowed
-from lathe.store.rag.resident import Resident, is_small
+from lathe.store.rag.resident import Resident, is_small, scan
 from lathe.store.rag.store import RagStore
 from lathe.store.rag.values import Column, Filter, Prefilter
 
@@ -43,8 +44,10 @@ EVERYTHING = Filter()
 class Nearest:
     """Vector search over one open store; safe to use from several threads."""
 
-    def __init__(self, store: RagStore) -> None:
+    def __init__(self, store: RagStore, number: int | None = None) -> None:
+        """`number`: the column to search; None: whichever is active."""
         self._store = store
+        self._number = number
         self._resident: tuple[int, Resident] | None = None
         self._loading = threading.Lock()
 
@@ -89,7 +92,12 @@ class Nearest:
         wanted = self.candidates(k)
         held = self._resident
         cold = held is None or held[0] != column.number
-        if cold and self._store.read(lambda db: index.ready(db, column.number)):
+        if cold and self._store.read(lambda db: index.chunked(db, column.number)):
+            import numpy as np
+
+            among = None if ids is None else np.array(ids, np.int64)
+            found = self._store.read(lambda db: scan(db, column, query, wanted, among), cancelled=cancelled)
+        elif cold and self._store.read(lambda db: index.ready(db, column.number)):
             bits = index.signatures(query).tobytes()
             found = self._store.read(
                 lambda db: index.nearest(db, column.number, bits, wanted, sql, values), cancelled=cancelled
@@ -119,7 +127,8 @@ class Nearest:
         return self._store.read(lambda db: [row[0] for row in db.execute(sql, values).fetchall()], cancelled=cancelled)
 
     def _column(self) -> Column:
-        column = self._store.read(columns.active)
+        number = self._number
+        column = self._store.read(columns.active if number is None else lambda db: columns.get(db, number))
         if column is None:
             raise StoreError(f"{self._store.path} has no vectors", hint="search it by words, or embed it")
         return column

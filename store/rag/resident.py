@@ -7,6 +7,7 @@ memory: XOR, population count, add. Invariant: it says which writes of the colum
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from lathe.store.rag import columns, index
@@ -22,6 +23,13 @@ EXACT_BYTES = 32 * 1024 * 1024
 """Columns up to this size are scanned exactly: about 20,000 vectors of 384, a scan of a few milliseconds."""
 _BLOCK = 1 << 16
 """Signatures scanned at a time, so that intermediate results stay in the cache."""
+_GROUP = 16
+"""Chunks of the index scanned at a time, for the same reason."""
+
+
+def row_bytes(column: Column) -> int:
+    """Bytes of a signature in memory: whole 64-bit words."""
+    return -(-column.embedder.dimensions // 64) * 8
 
 
 def is_small(column: Column) -> bool:
@@ -54,16 +62,21 @@ class Resident:
                 chunks.append(np.frombuffer(b"".join(row[1] for row in batch), "<f4").reshape(len(batch), -1))
             floats = np.concatenate(chunks) if chunks else np.zeros((0, column.embedder.dimensions), np.float32)
             return cls(np.array(ids, np.int64), floats, None, writes)
-        width = -(-column.embedder.dimensions // 64) * 8
+        width = row_bytes(column)
+        if index.chunked(db, column.number):
+            parts = list(index.chunks(db, column.number))
+            packed = np.concatenate([padded(part.bits, len(part.bits), width) for part in parts])
+            numbers = np.concatenate([part.ids for part in parts]).astype(np.int64)
+            return cls(numbers, None, np.ascontiguousarray(packed.view(np.uint64).T), writes)
         if index.ready(db, column.number):
             for batch in index.every_signature(db, column.number):
                 ids += [row[0] for row in batch]
-                chunks.append(_padded(np.frombuffer(b"".join(row[1] for row in batch), np.uint8), len(batch), width))
+                chunks.append(padded(np.frombuffer(b"".join(row[1] for row in batch), np.uint8), len(batch), width))
         else:
             for batch in index.vectors(db, column.number):
                 ids += [row[0] for row in batch]
                 matrix = np.frombuffer(b"".join(row[1] for row in batch), "<f4").reshape(len(batch), -1)
-                chunks.append(_padded(index.signatures(matrix), len(batch), width))
+                chunks.append(padded(index.signatures(matrix), len(batch), width))
         packed = np.concatenate(chunks).view(np.uint64) if chunks else np.zeros((0, width // 8), np.uint64)
         return cls(np.array(ids, np.int64), None, np.ascontiguousarray(packed.T), writes)
 
@@ -94,7 +107,7 @@ class Resident:
         import numpy as np
 
         assert self.words is not None
-        bits = _padded(index.signatures(query[None, :]), 1, len(self.words) * 8).view(np.uint64)[0]
+        bits = _words(query, len(self.words) * 8)
         distances = np.empty(len(self.ids), np.uint16)
         for first in range(0, len(self.ids), _BLOCK):
             block = self.words[:, first : first + _BLOCK]
@@ -102,15 +115,52 @@ class Resident:
             for word, bit in zip(block, bits, strict=True):
                 total += np.bitwise_count(word ^ bit)
             distances[first : first + _BLOCK] = total
-        if mask is not None:
-            distances[~mask] = np.iinfo(np.uint16).max
-            k = min(k, int(mask.sum()))
-        if k >= len(distances):
-            return [int(passage) for passage in self.ids]
-        return [int(self.ids[row]) for row in np.argpartition(distances, k)[:k]]
+        return _nearest(self.ids, distances, k, mask)
 
 
-def _padded(packed: Array, rows: int, width: int) -> Array:
+def scan(db: Connection, column: Column, query: Array, k: int, allowed: Array | None = None) -> list[int]:
+    """What `Resident.candidates` finds, without holding the column: the index streams by, a few megabytes at a time."""
+    import numpy as np
+
+    width = row_bytes(column)
+    bits = _words(query, width)
+    ids: list[Array] = []
+    distances: list[Array] = []
+    chunks = index.chunks(db, column.number)
+    while group := list(islice(chunks, _GROUP)):
+        rows = np.concatenate([padded(chunk.bits, len(chunk.bits), width) for chunk in group]).view(np.uint64)
+        total = np.zeros(len(rows), np.uint16)
+        for place, bit in enumerate(bits):
+            total += np.bitwise_count(rows[:, place] ^ bit)
+        distances.append(total)
+        ids += [chunk.ids for chunk in group]
+    if not ids:
+        return []
+    every = np.concatenate(ids)
+    return _nearest(every, np.concatenate(distances), k, None if allowed is None else np.isin(every, allowed))
+
+
+def _words(query: Array, width: int) -> Array:
+    """The signature of a query as 64-bit words."""
+    import numpy as np
+
+    words: Array = padded(index.signatures(query[None, :]), 1, width).view(np.uint64)[0]
+    return words
+
+
+def _nearest(ids: Array, distances: Array, k: int, mask: Array | None) -> list[int]:
+    """The k of least distance, in no order."""
+    import numpy as np
+
+    if mask is not None:
+        distances[~mask] = np.iinfo(np.uint16).max
+        k = min(k, int(mask.sum()))
+    rows = np.arange(len(ids)) if k >= len(distances) else np.argpartition(distances, k)[:k]
+    return [int(passage) for passage in ids[rows]]
+
+
+def padded(packed: Array, rows: int, width: int) -> Array:
+    """Rows of bytes, filled up with zeros to a width."""
     import numpy as np
 
     packed = packed.reshape(rows, -1)

@@ -2,7 +2,8 @@
 
     documents 1--n passages 1--1 vectors_N   (one table of vectors per embedder, made by `columns`)
                         |           '--> index_N   vec0, rebuilt from vectors_N
-                        '--> words   FTS5 over passages, rebuilt from them
+                        |'--> words   FTS5 over passages, rebuilt from them
+                        '--> copies   what repeats what, found again by every exploration
 Invariant: each row of documents, passages, columns and vectors carries a seal, a SHA-256 over all of its other fields
 and its key, because SQLite's own checks do not notice most flipped bytes.
 """
@@ -86,5 +87,21 @@ def m005_questions(db: Connection) -> None:
         ) STRICT""")
 
 
-RAG = Schema("Lathe RAG store", 0x4C524147, (m001_corpus, m002_columns, m003_words, m004_versions, m005_questions))
+def m006_copies(db: Connection) -> None:
+    """Passages that repeat others, made from the passages; and which files are no documents."""
+    db.execute("ALTER TABLE errors ADD COLUMN skipped INTEGER NOT NULL DEFAULT 0")
+    db.execute("""
+        CREATE TABLE copies (
+            passage INTEGER PRIMARY KEY REFERENCES passages (id) ON DELETE CASCADE,
+            original INTEGER NOT NULL REFERENCES passages (id) ON DELETE CASCADE,
+            kind TEXT NOT NULL, similarity REAL NOT NULL
+        ) STRICT""")
+    db.execute("CREATE INDEX copies_original ON copies (original)")
+
+
+RAG = Schema(
+    "Lathe RAG store",
+    0x4C524147,
+    (m001_corpus, m002_columns, m003_words, m004_versions, m005_questions, m006_copies),
+)
 """One store: `stores/NAME.db`."""

@@ -37,6 +37,20 @@ class SplitterSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One passage per document, cut by the model: how retrieval benchmarks are scored."""
 
 
+DuplicatePolicy = Literal["keep", "drop-exact", "drop-near", "drop-similar"]
+"""Which copies of a passage a search leaves out: none; those with the same words; those that share nearly all
+shingles as well; and those with nearly the same vector. Each includes the ones before it."""
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """What happens to text between reading and splitting; another recipe means that every file is read again."""
+
+    personal: Literal["keep", "mask", "drop"] = "keep"
+    """E-mail addresses, phone, card and identity numbers, secrets: counted only, masked, or their block left out."""
+    injection: Literal["keep", "drop"] = "keep"
+    """Text that addresses a model instead of a reader."""
+
+
 class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a store was made for; stands in the file."""
 
@@ -50,6 +64,10 @@ class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Folders and files that a refresh reads again."""
     access: tuple[str, ...] = ()
     """Principals that may search it; empty: everyone who may use the engine."""
+    recipe: Recipe = Recipe()
+    duplicates: DuplicatePolicy = "drop-exact"
+    reembed: Literal["auto", "manual"] = "auto"
+    """What a build with another embedder does: embeds anew beside the old vectors and switches, or refuses."""
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,6 +168,8 @@ class FileError(msgspec.Struct, frozen=True, kw_only=True):
     size: int = 0
     mtime_ns: int = 0
     version: int = 0
+    skipped: bool = False
+    """It is no document by its nature (an image, a pipe): nothing is missing without it."""
 
 
 class CorpusVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,6 +196,17 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     before: str = ""
     """sha256 of the bytes before; empty for a new one."""
     after: str = ""
+
+
+class Copy(msgspec.Struct, frozen=True, kw_only=True):
+    """A passage that says what another one says."""
+
+    passage: int
+    of: int
+    """The one that came first."""
+    kind: Literal["exact", "near", "similar"]
+    similarity: float
+    """1 for the same words; else the share of shingles in common, or the cosine."""
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ on in the version it had opened, so that its changes stand together.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from lathe.store.rag.values import Change, CorpusVersion
 from lathe.store.rows import from_row
@@ -56,6 +56,37 @@ def changes(db: Connection, number: int) -> list[Change]:
     """What one version changed, by path."""
     rows = db.query("SELECT version, path, what, before, after FROM changes WHERE version = ? ORDER BY path", [number])
     return [from_row(Change, row, "changes") for row in rows]
+
+
+def between(db: Connection, before: int, after: int) -> list[Change]:
+    """What became of each document after one version up to another, by path; net of what was undone in between."""
+    found: dict[str, Change] = {}
+    rows = db.query(
+        "SELECT version, path, what, before, after FROM changes WHERE version > ? AND version <= ? ORDER BY version",
+        [before, after],
+    )
+    for row in rows:
+        change = from_row(Change, row, "changes")
+        first = found.get(change.path)
+        was = first.before if first else change.before
+        what = _net(was, change)
+        if what is None:
+            found.pop(change.path, None)
+        else:
+            found[change.path] = Change(
+                version=change.version, path=change.path, what=what, before=was, after=change.after
+            )
+    return [found[path] for path in sorted(found)]
+
+
+def _net(was: str, last: Change) -> Literal["added", "changed", "removed", "failed"] | None:
+    if last.what == "failed":
+        return "failed"
+    if not last.after:
+        return "removed" if was else None
+    if not was:
+        return "added"
+    return None if was == last.after else "changed"
 
 
 def _version(row: dict[str, Any]) -> CorpusVersion:

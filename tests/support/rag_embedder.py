@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from lathe.engine.errors import DataError
+from lathe.engine.catalogue.walk import printable
+from lathe.engine.errors import DataError, describe
+from lathe.engine.rag.ingest.protocol import Failed, Same
 from lathe.engine.rag.values import ParsedDocument, Piece, ReadLimits, assemble
 from lathe.store.rag.values import EmbedderIdentity
 from support.rag_stores import vector
@@ -48,10 +51,26 @@ class WordEmbedder:
         return (total / (np.linalg.norm(total) or 1)).astype(np.float32)
 
 
-async def read_text(path: Path, limits: ReadLimits) -> ParsedDocument:
-    """Paragraphs of a text file; one that says BROKEN is refused."""
-    whole = path.read_text("utf-8")
-    if "BROKEN" in whole:
-        raise DataError(f"{path.name} is broken")
-    text, blocks = assemble([Piece(part) for part in whole.split("\n\n")])
-    return ParsedDocument(path=str(path), media_type="text/plain", text=text, blocks=blocks)
+class TextReader:
+    """Reads paragraphs of text files in this process; one that says BROKEN is refused."""
+
+    def __init__(self) -> None:
+        self.read_names: list[str] = []
+
+    async def read(
+        self, path: Path, limits: ReadLimits, known_sha256: str | None = None
+    ) -> ParsedDocument | Same | Failed:
+        """Answer as the limited process does."""
+        self.read_names.append(path.name)
+        data = path.read_bytes()
+        facts = path.stat()
+        sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 == known_sha256:
+            return Same(sha256, facts.st_size, facts.st_mtime_ns)
+        if b"BROKEN" in data:
+            return Failed(describe(DataError(f"{path.name} is broken")))
+        text, blocks = assemble([Piece(part) for part in data.decode("utf-8").split("\n\n")])
+        return ParsedDocument(
+            path=printable(path), media_type="text/plain", text=text, blocks=blocks, sha256=sha256,
+            file_bytes=facts.st_size, modified_ns=facts.st_mtime_ns,
+        )  # fmt: skip

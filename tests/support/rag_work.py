@@ -10,7 +10,7 @@ from lathe.engine.rag import building
 from lathe.engine.rag.building import Builder
 from lathe.store.rag.store import RagStore
 from lathe.store.rag.values import SplitterSettings, StoreSettings
-from support.rag_embedder import WordEmbedder, read_text
+from support.rag_embedder import TextReader, WordEmbedder
 
 BATCH = 8
 SETTINGS = StoreSettings(name="k", splitter=SplitterSettings(tokens=16, overlap=0))
@@ -35,7 +35,7 @@ def build(report: Callable[[object], None], store: str, folder: str) -> None:
 
     async def work() -> None:
         with RagStore.create(Path(store), SETTINGS) as opened:
-            done = await Builder(opened, Telling(report), read_text).run([folder])
+            done = await Builder(opened, Telling(report), TextReader()).run([folder])
             report(f"done {done.embedded}")
 
     asyncio.run(work())

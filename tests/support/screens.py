@@ -19,6 +19,8 @@ _TEXT = re.compile(
     r'<text class="[^"]*" x="([\d.]+)" y="[\d.]+" textLength="[\d.]+" '
     r'clip-path="url\(#[^"]*-line-(\d+)\)">(.*?)</text>'
 )
+_WRITING = os.environ.get("LATHE_GOLDEN") == "write"
+"""Read before the tests' own environment hides it."""
 CELL = 12.2
 """Pixels per cell in Textual's SVG."""
 
@@ -94,7 +96,7 @@ async def type_text(pilot: Pilot[None], text: str) -> None:
 
 def compare(path: Path, actual: str) -> None:
     """Compare with a golden file; LATHE_GOLDEN=write makes it anew."""
-    if os.environ.get("LATHE_GOLDEN") == "write":
+    if _WRITING:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(actual, encoding="utf-8")
     expected = path.read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lathe.engine.rag.ingest.report import Bar, DuplicateSample, FlaggedSample, Lengths, QualityReport
 from lathe.engine.rag.requests import (
     Answered,
     AskEvent,
@@ -128,3 +129,20 @@ def answer(result: SearchResult) -> list[AskEvent]:
 def view(passage: StoredPassage) -> PassageView:
     """A passage that stands alone."""
     return PassageView(passage=passage, text=passage.text, start=0, end=len(passage.text), source="/srv/handbook")
+
+
+def report(store: StoreStats) -> QualityReport | None:
+    """The exploration of a store that has documents."""
+    if not store.documents:
+        return None
+    return QualityReport(
+        version=2, made_at=T0 + 62, seconds=0.01, documents=2, passages=3, characters=130, tokens=24,
+        formats={"text/markdown": 1, "application/pdf": 1}, languages={"en": 2}, encodings={"utf-8": 1},
+        flags={"email": 1, "zero_width": 4}, flagged_passages={"email": 1}, problems={"E_DATA": 1},
+        lengths=Lengths(histogram=(Bar(0, 8, 1), Bar(8, 16, 2), Bar(16, None, 0)), least=7, p50=8, p95=9, most=9),
+        near_duplicates=1, similar_duplicates=0, dropped=0, compared=3,
+        duplicate_samples=(
+            DuplicateSample("handbook/vpn.md", 1, "handbook/vpn.md", 0, "near", 0.86, TEXTS[1][2]),
+        ),
+        flagged_samples=(FlaggedSample("handbook/printers.pdf", 0, "email", TEXTS[2][2]),),
+    )  # fmt: skip

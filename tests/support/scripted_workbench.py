@@ -62,6 +62,7 @@ from lathe.engine.states import (
     EngineInfo,
     Fit,
     Footprint,
+    Forecast,
     RequestRow,
     ServerOptions,
     ServerState,
@@ -69,7 +70,7 @@ from lathe.engine.states import (
     Traffic,
     WorkerState,
 )
-from lathe.engine.steps import ScanStep, Step
+from lathe.engine.steps import ConvertStep, QuantizeStep, ScanStep, Step
 from lathe.engine.telemetry.sample import Sample
 from lathe.engine.workbench import ApiKey, Finding, LogPage, ModelDetails, SettingValue
 from lathe.engine.worker.messages import LoadOptions
@@ -81,6 +82,7 @@ from support import scripted_data as data
 from support import scripted_evals as evals
 from support import scripted_stores as rag
 from support import scripted_text as language
+from support import scripted_tune as tune
 
 SEED = 1234567
 REPLACE = msgspec.structs.replace
@@ -105,8 +107,9 @@ class ScriptedWorkbench:
         self.fail: dict[str, LatheError] = {}
         self.calls: list[tuple[Any, ...]] = []
         self.catalogue = {e.id: e for e in (data.models() if living else data.empty_models())}
-        self.queue = {j.id: j for j in (data.jobs() if living else [])}
+        self.queue = {j.id: j for j in ([*data.jobs(), tune.job()] if living else [])}
         self.logs: dict[str, list[str]] = {id_: list(data.JOB_LOG) for id_ in self.queue}
+        self.documents = {tune.JOB_ID: tune.document()} if living else {}
         self.lines: list[str] = []
         self.workers: dict[str, WorkerState] = {}
         self.server = ServerState(running=False)
@@ -386,6 +389,16 @@ class ScriptedWorkbench:
     async def job(self, job_id: str) -> Job:
         self._enter("job")
         return self._job(job_id)
+
+    async def forecast(self, step: ConvertStep | QuantizeStep) -> Forecast:
+        self._enter("forecast")
+        return tune.forecast(step, self._find(step.model), {entry.name for entry in self.catalogue.values()})
+
+    async def artefact_text(self, job_id: str, name: str) -> str:
+        self._enter("artefact_text")
+        if self._job(job_id).id not in self.documents:
+            raise MissingError(f"{job_id} made no document {name!r}")
+        return self.documents[job_id]
 
     async def wait(self, job_id: str) -> Job:
         self._enter("wait", job_id)

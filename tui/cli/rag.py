@@ -10,6 +10,8 @@ from typing import Any
 import click
 from lathe.engine.errors import ExitCode
 from lathe.engine.jobs.values import Job
+from lathe.engine.rag.ingest.findings import LABELS
+from lathe.engine.rag.ingest.report import QualityReport
 from lathe.engine.rag.requests import (
     Answered,
     AskRequest,
@@ -20,8 +22,18 @@ from lathe.engine.rag.requests import (
     SearchRequest,
     SearchResult,
     StoreDetails,
+    StoreDiff,
+    Watched,
 )
-from lathe.engine.steps import RagBuildStep, RagEvalStep, RagGoldenStep, RagReembedStep, RagVerifyStep, Step
+from lathe.engine.steps import (
+    RagBuildStep,
+    RagEvalStep,
+    RagExploreStep,
+    RagGoldenStep,
+    RagReembedStep,
+    RagVerifyStep,
+    Step,
+)
 from lathe.engine.workbench import Workbench
 from lathe.store.rag.values import Filter, StoreStats
 from lathe.tui.cli.follow import run_step
@@ -48,6 +60,17 @@ def _build_options(command: Any) -> Any:
         click.option("--partition", default="", metavar="NAME", help="Written on the documents; searches can use it."),
         click.option("--mask-personal", is_flag=True, help="Replace e-mail addresses, numbers and secrets."),
         click.option("--drop-injections", is_flag=True, help="Leave out text that addresses a model."),
+        click.option(
+            "--duplicates",
+            type=click.Choice(["keep", "drop-exact", "drop-near", "drop-similar"]),
+            help="Copies that answers leave out (at first drop-exact).",
+        ),
+        click.option(
+            "--reembed",
+            type=click.Choice(["auto", "manual"]),
+            help="With another embedder: embed anew beside the old vectors (at first auto), or refuse.",
+        ),
+        click.option("--explore/--no-explore", default=None, help="Make the quality report afterwards."),
         detach_option,
         as_json_option,
     ):
@@ -65,14 +88,15 @@ def _build_options(command: Any) -> Any:
 @click.pass_obj
 def build(
     shell: Shell, store: str, sources: tuple[Path, ...], tokens: int, overlap: int, description: str,
-    embedder: str | None, words_only: bool, partition: str, mask_personal: bool, drop_injections: bool, detach: bool,
-    as_json: bool,
+    embedder: str | None, words_only: bool, partition: str, mask_personal: bool, drop_injections: bool,
+    duplicates: Any, reembed: Any, explore: bool | None, detach: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Make STORE from SOURCES, or bring it up to date with the folders it was made from."""
     step = RagBuildStep(
         store=store, sources=tuple(str(source.absolute()) for source in sources), tokens=tokens, overlap=overlap,
         description=description, embedder=embedder, words_only=words_only, partition=partition,
-        mask_personal=mask_personal, drop_injections=drop_injections,
+        mask_personal=mask_personal, drop_injections=drop_injections, duplicates=duplicates, reembed=reembed,
+        explore=explore,
     )  # fmt: skip
     _run(shell, step, detach, as_json)
 
@@ -84,12 +108,14 @@ def build(
 @click.pass_obj
 def add(
     shell: Shell, store: str, sources: tuple[Path, ...], embedder: str | None, words_only: bool, partition: str,
-    mask_personal: bool, drop_injections: bool, detach: bool, as_json: bool,
+    mask_personal: bool, drop_injections: bool, duplicates: Any, reembed: Any, explore: bool | None,
+    detach: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Add SOURCES to an existing STORE."""
     step = RagBuildStep(
         store=store, sources=tuple(str(source.absolute()) for source in sources), embedder=embedder,
         words_only=words_only, partition=partition, mask_personal=mask_personal, drop_injections=drop_injections,
+        duplicates=duplicates, reembed=reembed, explore=explore,
     )  # fmt: skip
 
     async def known(workbench: Workbench) -> StoreDetails:
@@ -99,7 +125,7 @@ def add(
     _run(shell, step, detach, as_json)
 
 
-@rag.command()
+@rag.command("reembed")
 @click.argument("store")
 @click.option("--embedder", required=True, metavar="MODEL")
 @click.option("--keep", is_flag=True, help="Keep the former vectors in the file.")
@@ -107,7 +133,7 @@ def add(
 @detach_option
 @as_json_option
 @click.pass_obj
-def reembed(shell: Shell, store: str, embedder: str, keep: bool, least: float, detach: bool, as_json: bool) -> None:
+def embed_anew(shell: Shell, store: str, embedder: str, keep: bool, least: float, detach: bool, as_json: bool) -> None:
     """Embed STORE with another model beside the one that answers, then switch."""
     _run(shell, RagReembedStep(store=store, embedder=embedder, keep=keep, least_agreement=least), detach, as_json)
 
@@ -168,6 +194,13 @@ def _search_options(command: Any) -> Any:
         click.option("--mode", type=MODES, default="hybrid", show_default=True),
         click.option("--path", "paths", multiple=True, metavar="GLOB", help="Only documents whose path matches."),
         click.option("--partition", "partitions", multiple=True, metavar="NAME"),
+        click.option(
+            "--without",
+            "without",
+            multiple=True,
+            metavar="FINDING",
+            help="Leave out passages with a finding, such as injection.",
+        ),
         click.option("--reranker", metavar="MODEL", help="Cross-encoder that orders the best again."),
         as_json_option,
     ):
@@ -185,12 +218,12 @@ def _search_options(command: Any) -> Any:
 @click.pass_obj
 def query(
     shell: Shell, store: str, question: str, k: int, mmr: float | None, explain: bool, mode: Any,
-    paths: tuple[str, ...], partitions: tuple[str, ...], reranker: str | None, as_json: bool,
+    paths: tuple[str, ...], partitions: tuple[str, ...], without: tuple[str, ...], reranker: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Passages of STORE for QUESTION; exit 1 when there are none."""
     request = SearchRequest(
         store=store, query=question, k=k, mode=mode, mmr=mmr, reranker=reranker,
-        filter=Filter(paths=paths, partitions=partitions),
+        filter=Filter(paths=paths, partitions=partitions, without_flags=without),
     )  # fmt: skip
 
     async def work(workbench: Workbench) -> SearchResult:
@@ -231,12 +264,13 @@ def _put_hit(hit: Hit, explain: bool) -> None:
 @click.pass_obj
 def ask(
     shell: Shell, store: str, question: str, model: str, k: int, max_tokens: int, no_support: bool, always: bool,
-    mode: Any, paths: tuple[str, ...], partitions: tuple[str, ...], reranker: str | None, as_json: bool,
+    mode: Any, paths: tuple[str, ...], partitions: tuple[str, ...], without: tuple[str, ...], reranker: str | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Answer QUESTION from STORE with MODEL; exit 1 when it is not in the documents."""
     request = AskRequest(
         store=store, question=question, model=model, k=k, max_tokens=max_tokens, support=not no_support, always=always,
-        mode=mode, filter=Filter(paths=paths, partitions=partitions), reranker=reranker,
+        mode=mode, filter=Filter(paths=paths, partitions=partitions, without_flags=without), reranker=reranker,
     )  # fmt: skip
 
     async def work(workbench: Workbench) -> bool:
@@ -348,6 +382,125 @@ def _show_table(job: Job) -> None:
     put_table(("mode", *names), rows, right=tuple(range(1, 7)))
 
 
+@rag.command()
+@click.argument("store")
+@click.option("--fresh", is_flag=True, help="Explore the store anew first.")
+@as_json_option
+@click.pass_obj
+def report(shell: Shell, store: str, fresh: bool, as_json: bool) -> None:
+    """What STORE is made of: formats, languages, lengths, duplicates, findings."""
+    if fresh and (code := run_step(shell, RagExploreStep(store=store), lambda _: None)):
+        raise SystemExit(code)
+
+    async def work(workbench: Workbench) -> QualityReport | None:
+        return await workbench.store_report(store)
+
+    found = shell.run(work, as_json=as_json)
+    if as_json:
+        put_json(found)
+    elif found is None:
+        say(f"{store} was never explored: `lathe rag report {store} --fresh`")
+    else:
+        _put_report(store, found)
+    raise SystemExit(ExitCode.OK if found else ExitCode.NEGATIVE)
+
+
+def _put_report(store: str, found: QualityReport) -> None:
+    lengths = found.lengths
+    put(f"{store}, version {found.version}: {found.documents} documents, {found.passages} passages, "
+        f"{found.tokens:,} tokens")  # fmt: skip
+    for name, counts in (
+        ("formats", found.formats), ("languages", found.languages), ("encodings", found.encodings),
+        ("passages with", {LABELS.get(kind, kind): n for kind, n in found.flagged_passages.items()}),
+        ("unreadable", found.problems),
+    ):  # fmt: skip
+        if counts:
+            put(f"  {name:<14} " + ", ".join(f"{clean(kind)} {number}" for kind, number in counts.items()))
+    put(f"  tokens         least {lengths.least or 0}, median {lengths.p50 or 0}, p95 {lengths.p95 or 0}, "
+        f"most {lengths.most or 0}; outliers {lengths.short_outliers} short, {lengths.long_outliers} long")  # fmt: skip
+    copies = ("exact", found.exact_duplicates), ("near", found.near_duplicates), ("similar", found.similar_duplicates)
+    put("  duplicates     " + ", ".join(f"{kind} {'-' if n is None else n}" for kind, n in copies)
+        + f"; {found.dropped} left out of answers")  # fmt: skip
+    most = max((bar.count for bar in lengths.histogram), default=0)
+    for bar in lengths.histogram:
+        if bar.count:
+            put(f"  {bar.low:>5}-{bar.high or '':<5} {'#' * max(1, bar.count * 40 // most):<40} {bar.count}")
+    for sample in found.duplicate_samples:
+        put(f"  {sample.kind} {sample.similarity:.2f}  {clean(sample.path)}#{sample.ordinal} repeats "
+            f"{clean(sample.of_path)}#{sample.of_ordinal}")  # fmt: skip
+
+
+@rag.command()
+@click.argument("store")
+@click.argument("before", type=int, required=False)
+@click.argument("after", type=int, required=False)
+@as_json_option
+@click.pass_obj
+def diff(shell: Shell, store: str, before: int | None, after: int | None, as_json: bool) -> None:
+    """What came between two versions of STORE (default: with the newest); exit 1 when something did."""
+
+    async def work(workbench: Workbench) -> StoreDiff:
+        return await workbench.store_diff(store, before, after)
+
+    found = shell.run(work, as_json=as_json)
+    if as_json:
+        put_json(found)
+    else:
+        say(f"version {found.before} -> {found.after}: {len(found.changes)} documents")
+        put_table(("what", "document"), [(change.what, clean(change.path)) for change in found.changes])
+    raise SystemExit(ExitCode.NEGATIVE if found.changes else ExitCode.OK)
+
+
+@rag.command()
+@click.argument("store")
+@click.option("--interval", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Seconds.")
+@as_json_option
+@click.pass_obj
+def watch(shell: Shell, store: str, interval: float, as_json: bool) -> None:
+    """Keep STORE up to date with its folders until interrupted."""
+
+    async def work(workbench: Workbench) -> None:
+        async with aclosing(workbench.watch_store(store, interval)) as rounds:
+            async for seen in rounds:
+                if as_json:
+                    put_json(seen)
+                else:
+                    _put_round(seen)
+
+    shell.run(work, as_json=as_json)
+
+
+def _put_round(seen: Watched) -> None:
+    if seen.job.failure is not None:
+        say(f"{seen.job.id} failed: {clean(seen.job.failure.message)}")
+        return
+    figures = seen.job.outcome.figures if seen.job.outcome else {}
+    put("  ".join(f"{name} {figures.get(name) or 0}" for name in ("added", "changed", "removed", "embedded", "failed")))
+
+
+@rag.command()
+@click.argument("store")
+@click.option("--allow", "allowed", multiple=True, metavar="KEY", help="An API key that may search; repeatable.")
+@click.option("--everyone", is_flag=True, help="Every key may search.")
+@as_json_option
+@click.pass_obj
+def access(shell: Shell, store: str, allowed: tuple[str, ...], everyone: bool, as_json: bool) -> None:
+    """Show or set which API keys may search STORE; the user of this machine always may."""
+    if allowed and everyone:
+        raise click.UsageError("give either --allow or --everyone")
+
+    async def work(workbench: Workbench) -> StoreStats:
+        if allowed or everyone:
+            return await workbench.share_store(store, list(allowed))
+        return (await workbench.store(store)).stats
+
+    names = shell.run(work, as_json=as_json).settings.access
+    if as_json:
+        put_json({"store": store, "access": names})
+    else:
+        put(", ".join(map(clean, names)) or "every key")
+
+
 def _run(shell: Shell, step: Step, detach: bool, as_json: bool) -> None:
     raise SystemExit(run_step(shell, step, _show_build, detach=detach, as_json=as_json))
 
@@ -355,7 +508,8 @@ def _run(shell: Shell, step: Step, detach: bool, as_json: bool) -> None:
 def _show_build(job: Job) -> None:
     _show(job)
     for row in job.outcome.rows if job.outcome else ():
-        say(f"failed: {clean(str(row['path']))}: {clean(str(row['message']))}")
+        what = "skipped" if row["skipped"] else "failed"
+        say(f"{what}: {clean(str(row['path']))}: {clean(str(row['message']))}")
 
 
 def _show(job: Job) -> None:

@@ -11,6 +11,7 @@ import re
 from typing import Any, Literal
 
 import msgspec
+from lathe.engine.rag.ingest.errors import NeedsLibrary
 from lathe.engine.rag.ingest.readers.base import library
 
 _PERMUTATIONS = 128
@@ -49,8 +50,13 @@ class Duplicates:
         """Passages that were long enough to be compared for nearness."""
         self._window = window
         self._exact: dict[bytes, int] = {}
-        self._rensa = library("rensa")
-        self._now = _Generation(self._rensa, threshold)
+        try:
+            self._rensa: Any = library("rensa")
+        except NeedsLibrary:
+            self._rensa = None
+        self.near = self._rensa is not None
+        """Whether near duplicates are looked for; without the library only exact ones are."""
+        self._now: _Generation | None = _Generation(self._rensa, threshold) if self.near else None
         self._before: _Generation | None = None
 
     def check(self, key: int, text: str) -> Duplicate | None:
@@ -60,7 +66,7 @@ class Duplicates:
         first = self._exact.setdefault(digest, key)
         if first != key:
             return Duplicate(first, "exact", 1.0)
-        shingles = _shingles(words)
+        shingles = _shingles(words) if self._now is not None else []
         if len(shingles) < _LEAST_SHINGLES:
             return None
         self.compared += 1
@@ -83,6 +89,7 @@ class Duplicates:
         return best
 
     def _remember(self, key: int, sketch: Any) -> None:
+        assert self._now is not None
         if len(self._now.sketches) >= self._window:
             self._before, self._now = self._now, _Generation(self._rensa, self.threshold)
         self._now.index.insert(key, sketch)

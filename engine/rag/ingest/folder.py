@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 from lathe.engine.rag.ingest.ahead import AheadQueue
@@ -29,6 +31,17 @@ _ITEM = 1_000
 """What an item without text weighs."""
 
 Report = Callable[[ReadProgress], None]
+
+
+class Reader(Protocol):
+    """What reads one file; `DocumentReader` does it in a limited process."""
+
+    async def read(
+        self, path: Path, limits: ReadLimits, known_sha256: str | None = None
+    ) -> ParsedDocument | Same | Failed:
+        """Read a file, or tell that its content has the hash it was known by; every failure is an answer."""
+
+
 _Entry = Found | FileProblem | Unlisted
 
 
@@ -49,19 +62,36 @@ async def read_folder(
     `Unchanged` without being opened unless `trust_times` is false, and one that was only touched is found by its hash.
     A run that was cut short is resumed by calling again with what was stored by then.
     """
+    async with (
+        DocumentReader(log_path, cleaning) as reader,
+        aclosing(read_with(reader, roots, known, limits, report, trust_times, ahead_chars)) as items,
+    ):
+        async for item in items:
+            yield item
+
+
+async def read_with(
+    reader: Reader,
+    roots: Sequence[Path],
+    known: Mapping[str, KnownFile],
+    limits: ReadLimits | None = None,
+    report: Report | None = None,
+    trust_times: bool = True,
+    ahead_chars: int = AHEAD_CHARS,
+) -> AsyncGenerator[Item, None]:
+    """The same with a reader that is there already."""
     run = _Run(roots, known, limits or ReadLimits(), report or (lambda _: None), trust_times, ahead_chars)
-    async with DocumentReader(log_path, cleaning) as reader:
-        walking = asyncio.create_task(run.walk(), name="ingest-walk")
-        reading = asyncio.create_task(run.read(reader), name="ingest-read")
-        try:
-            while (item := await run.ready.get()) is not None:
-                yield item
-            await reading  # first: where it failed, nobody takes what the walk still finds
-            await walking
-        finally:
-            for task in (reading, walking):
-                task.cancel()
-            await asyncio.gather(walking, reading, return_exceptions=True)
+    walking = asyncio.create_task(run.walk(), name="ingest-walk")
+    reading = asyncio.create_task(run.read(reader), name="ingest-read")
+    try:
+        while (item := await run.ready.get()) is not None:
+            yield item
+        await reading  # first: where it failed, nobody takes what the walk still finds
+        await walking
+    finally:
+        for task in (reading, walking):
+            task.cancel()
+        await asyncio.gather(walking, reading, return_exceptions=True)
 
 
 class _Run:
@@ -99,7 +129,7 @@ class _Run:
         finally:
             await self._found.end()
 
-    async def read(self, reader: DocumentReader) -> None:
+    async def read(self, reader: Reader) -> None:
         """Turn what was found into items, in order, then tell what is gone."""
         try:
             while (entry := await self._found.get()) is not None:
@@ -110,7 +140,7 @@ class _Run:
         finally:
             await self.ready.end()
 
-    async def _one(self, reader: DocumentReader, entry: _Entry) -> None:
+    async def _one(self, reader: Reader, entry: _Entry) -> None:
         if isinstance(entry, Unlisted):
             self._unlisted.append(entry.prefix)
             await self.ready.put(entry.problem, _ITEM)
@@ -125,7 +155,7 @@ class _Run:
         self._advance(files_done=1, bytes_done=entry.file_bytes)
         await self.ready.put(item, _ITEM + (len(item.text) if isinstance(item, ParsedDocument) else 0))
 
-    async def _item(self, reader: DocumentReader, file: Found) -> Item:
+    async def _item(self, reader: Reader, file: Found) -> Item:
         known = self._known.get(file.name)
         times = (file.file_bytes, file.modified_ns)
         if known is not None and self._trust_times and times == (known.file_bytes, known.modified_ns):
@@ -140,6 +170,7 @@ class _Run:
                     failure=failure,
                     kind="failed" if is_document else "skipped",
                     file_bytes=file.file_bytes if size is None else size,
+                    modified_ns=file.modified_ns,
                 )
             case _:
                 return answer

@@ -51,6 +51,7 @@ class FileProblem(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["failed", "skipped"] = "failed"
     """`skipped`: it is no document (an image, a pipe, a link out of the folder), so nothing is missing."""
     file_bytes: int | None = None
+    modified_ns: int = 0
 
 
 class Unchanged(msgspec.Struct, frozen=True):

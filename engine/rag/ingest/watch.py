@@ -32,9 +32,10 @@ class Changes(msgspec.Struct, frozen=True):
 
 
 async def watch(roots: Sequence[Path], interval_s: float = 2.0) -> AsyncGenerator[Changes, None]:
-    """Yield changes below some roots until the caller leaves the loop; the state at the call is the starting point."""
+    """Yield changes below some roots until the caller leaves the loop; first none, when the starting point is known."""
     told, cost = await _look(roots)
     last = told
+    yield Changes()
     while True:
         await asyncio.sleep(max(interval_s, _SHARE * cost))
         now, cost = await _look(roots)

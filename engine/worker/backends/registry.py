@@ -11,10 +11,12 @@ from pathlib import Path
 
 from lathe.engine.errors import UnavailableError
 from lathe.engine.worker.backends.protocol import Backend, Emit
+from lathe.engine.worker.encoders import is_encoder
 from lathe.engine.worker.messages import LoadOptions
 
 BACKENDS = {
     "llama_cpp": "lathe.engine.worker.backends.llama.backend:make",
+    "sentence_transformers": "lathe.engine.worker.backends.sentences:make",
     "scripted": "lathe.engine.worker.backends.scripted:make",
 }
 """Name -> `module:callable`, called with `emit`."""
@@ -30,6 +32,8 @@ def backend_for(path: str, options: LoadOptions) -> str:
         return "remote"
     if path.endswith(".onnx") or (Path(path).is_dir() and any(Path(path).rglob("*.onnx"))):
         return "onnx"
+    if Path(path).is_dir() and is_encoder(Path(path)):
+        return "sentence_transformers"
     return "llama_cpp"
 
 

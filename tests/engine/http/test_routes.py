@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
-from lathe.engine.http.routes import ROUTES, TABLE
+from lathe.engine.http.routes import ROUTES, TABLE, Route
 from support.http_kit import SECRET, key, serving
 
 CLASSES = {
@@ -15,10 +17,16 @@ CLASSES = {
         "POST /detokenize", "POST /apply-template", "POST /v1/feedback",
         "GET /tokenizer_info", "GET /api/version", "GET /api/tags", "GET /api/ps", "POST /api/show", "POST /api/chat",
         "POST /api/generate", "POST /api/embed", "POST /api/embeddings",
+        "GET /v1/stores", "GET /v1/stores/{store}", "POST /v1/stores/{store}/search",
     },
     "observe": {"GET /metrics", "GET /props", "GET /slots", "GET /lora-adapters", "GET /openapi.json"},
     "admin": {"POST /lora-adapters"},
 }  # fmt: skip
+
+
+def path_of(route: Route) -> str:
+    """A path that leads to a route."""
+    return re.sub(r"\{[a-z]+\}", "x", route.path)
 
 
 def test_every_route_is_listed_with_its_class() -> None:
@@ -40,6 +48,14 @@ def test_paths_are_matched_exactly() -> None:
     match = TABLE.match("/v1/models/org/name:tag")
     assert match is not None
     assert match.argument == "org/name:tag"
+    for path, names, argument in (
+        ("/v1/stores/a/search", {"POST /v1/stores/{store}/search"}, "a"),
+        ("/v1/stores/search", {"GET /v1/stores/{store}"}, "search"),
+        ("/v1/stores//search", {"GET /v1/stores/{store}"}, "/search"),
+    ):
+        match = TABLE.match(path)
+        assert match is not None and match.argument == argument
+        assert {route.name for route in match.methods.values()} == names
 
 
 async def test_no_route_but_health_answers_without_a_key() -> None:
@@ -47,7 +63,7 @@ async def test_no_route_but_health_answers_without_a_key() -> None:
         del served.client.headers["authorization"]
         bodies = set()
         for route in ROUTES:
-            answer = await served.client.request(route.method, route.path.replace("{model}", "x"))
+            answer = await served.client.request(route.method, path_of(route))
             if route.auth == "public":
                 assert answer.status_code == 200
                 assert answer.json() == {"status": "ok"}
@@ -67,7 +83,7 @@ async def test_a_key_opens_the_routes_of_its_scope_alone(scope: str) -> None:
     async with serving(keys=(key("k", scopes=(scope,)),)) as served:
         for route in ROUTES:
             body = b"" if route.method == "GET" else b"{}"
-            answer = await served.client.request(route.method, route.path.replace("{model}", "x"), content=body or None)
+            answer = await served.client.request(route.method, path_of(route), content=body or None)
             assert (answer.status_code == 403) == (route.auth not in ("public", scope)), route.name
 
 

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 from lathe.engine.errors import MissingError
 from lathe.engine.rag.building import Builder
-from lathe.engine.rag.sources import source_names, walk
+from lathe.engine.rag.sources import Sources, source_names
 from lathe.store.rag import columns, documents, versions, words
 from lathe.store.rag.store import RagStore
 from lathe.store.rag.values import SplitterSettings, StoreSettings
-from support.rag_embedder import IDENTITY, WordEmbedder, read_text
+from support.rag_embedder import IDENTITY, TextReader, WordEmbedder
 
 
 def write(folder: Path, **files: str) -> None:
@@ -39,7 +39,7 @@ def store(tmp_path: Path):
 
 
 async def build(store: RagStore, *sources: Path, embedder: WordEmbedder | None = None, **options):
-    return await Builder(store, embedder, read_text, **options).run([str(source) for source in sources])
+    return await Builder(store, embedder, TextReader(), **options).run([str(source) for source in sources])
 
 
 async def test_a_folder_becomes_a_store(store: RagStore, folder: Path) -> None:
@@ -86,8 +86,9 @@ async def test_files_that_fail_are_rows_and_the_run_goes_on(store: RagStore, fol
     report = await build(store, folder, embedder=WordEmbedder())
     failures = {error.path: error.message for error in store.read(documents.failures)}
     assert failures["docs/bad"] == "bad is broken"
-    assert "regular" in failures["docs/pipe"]
-    assert "docs/dangling" in failures
+    assert "a pipe" in failures["docs/pipe"]
+    assert "docs/dangling" in failures and "leads out" in failures["docs/folder-link"]
+    assert (report.failed, report.skipped) == (2, 2)
     assert not any("loop/" in path or "folder-link/" in path for path in failures)
     assert report.version.added == 4
     write(folder, bad="mended now")
@@ -145,7 +146,7 @@ async def test_leaving_a_build_ends_it(store: RagStore, folder: Path) -> None:
 async def test_a_second_embedder_gets_its_own_column(store: RagStore, folder: Path) -> None:
     await build(store, folder, embedder=WordEmbedder())
     other = WordEmbedder(msgspec.structs.replace(IDENTITY, name="other", sha256="01" * 32, dimensions=8))
-    builder = Builder(store, other, read_text)
+    builder = Builder(store, other)
     number = await builder.open_column()
     assert store.read(columns.active).embedder == IDENTITY
     assert await builder.embed_all(number) == store.stats().passages
@@ -155,6 +156,37 @@ def test_sources_have_short_distinct_names(tmp_path: Path) -> None:
     assert source_names(["/x/docs", "/y/docs", "/z/other"]) == {
         "/x/docs": "docs", "/y/docs": "y/docs", "/z/other": "other",
     }  # fmt: skip
-    write(tmp_path, **{"one.md": "x", ".hidden": "x", "node_modules__m": "x"})
-    assert [found.name for found in walk(str(tmp_path), "n")] == ["n/one.md"]
-    assert [found.name for found in walk(str(tmp_path / "one.md"), "one.md")] == ["one.md"]
+
+
+def test_a_file_is_found_again_by_its_name(tmp_path: Path) -> None:
+    write(tmp_path, a__one="x", a__in__two="x", b__a__three="x")
+    inside, outside, file = str(tmp_path / "a" / "in"), str(tmp_path / "a"), str(tmp_path / "b" / "a" / "three")
+    sources = Sources([inside, outside, file])
+    for path, name, source in (
+        (f"{inside}/two", "in/two", inside),
+        (f"{outside}/one", "a/one", outside),
+        (file, "three", file),
+    ):
+        assert sources.cite(path) == (name, source)
+        assert sources.path_of(name, source) == path
+    assert sources.path_of("other/two", inside) is None
+    assert sources.cite("/elsewhere") == ("/elsewhere", "")
+
+
+async def test_another_recipe_reads_everything_again(store: RagStore, folder: Path) -> None:
+    await build(store, folder, embedder=WordEmbedder())
+    reader = TextReader()
+    embedder = WordEmbedder()
+    again = await Builder(store, embedder, reader, everything=True).run([str(folder)])
+    assert sorted(reader.read_names) == ["a", "b", "c"]
+    assert again.unchanged == 0 and embedder.calls == []  # the words are the same, so the vectors are kept
+
+
+async def test_a_touched_file_is_read_once_more_only(store: RagStore, folder: Path) -> None:
+    await build(store, folder)
+    os.utime(folder / "a", ns=(1, 1))
+    for expected in (["a"], []):
+        reader = TextReader()
+        await Builder(store, None, reader).run([str(folder)])
+        assert reader.read_names == expected
+    assert store.verify().sound

@@ -13,7 +13,7 @@ from support.nursery import Nursery
 from support.rag_work import BATCH, SETTINGS
 
 
-def test_killed_builds_lose_at_most_a_batch_each_and_repeat_nothing_else(tmp_path: Path) -> None:
+def test_f25_killed_builds_lose_at_most_a_batch_each_and_repeat_nothing_else(tmp_path: Path) -> None:
     folder, path = tmp_path / "docs", tmp_path / "k.db"
     folder.mkdir()
     for number in range(40):

@@ -62,6 +62,15 @@ def test_a_wish_for_a_size_is_answered_with_a_better_file(home: Path, small: Pat
     again = RecordingContext(step, home, model)
     repeated = tune.run(msgspec.structs.replace(step, force=True), again)
     assert repeated.artefacts[0].sha256 == made.sha256, "the laboratory's folder remembers, and the result is the same"
+    found = next(point for point in tune.read_frontier(Path(frontier.path)).points if point.mix)
+    given = msgspec.structs.replace(step, max_size=None, mix=found.mix, name="again")
+    exactly = tune.run(given, RecordingContext(given, home, model))
+    assert [artefact.format for artefact in exactly.artefacts] == ["gguf", "text"]
+    assert Path(exactly.artefacts[0].path).read_bytes() == Path(made.path).read_bytes()
+    assert exactly.figures["mean_kld"] == pytest.approx(found.kld)
+    foreign = msgspec.structs.replace(given, mix={"blk.99.x": "Q4_K"}, name="foreign")
+    with pytest.raises(UsageError, match=r"no tensor blk\.99\.x"):
+        tune.run(foreign, RecordingContext(foreign, home, model))
 
 
 @pytest.mark.native

@@ -6,11 +6,10 @@ import random
 
 import msgspec
 import pytest
-from lathe.engine.errors import Failure
 from lathe.engine.rag.ingest.duplicates import Duplicates
-from lathe.engine.rag.ingest.quality import Exploration, QualityReport, measure_lengths
-from lathe.engine.rag.ingest.values import FileProblem
-from lathe.engine.rag.values import Block, ParsedDocument, Passage
+from lathe.engine.rag.ingest.quality import Exploration, measure_lengths
+from lathe.engine.rag.ingest.report import QualityReport
+from lathe.store.rag.values import FileError, StoredDocument, StoredPassage
 
 pytest.importorskip("rensa")
 RANDOM = random.Random(7)
@@ -81,45 +80,34 @@ def test_text_without_spaces() -> None:
     assert near.kind == "near"
 
 
-def passage(ordinal: int, body: str, **flags: int) -> Passage:
-    return Passage(ordinal=ordinal, text=body, start=0, end=len(body), tokens=len(body.split()), flags=flags)
+def passage(number: int, path: str, ordinal: int, body: str, **flags: int) -> StoredPassage:
+    return StoredPassage(
+        id=number, document=1, path=path, ordinal=ordinal, text=body, heading="", heading_path=(), start=0,
+        end=len(body), page=None, kind="paragraph", tokens=len(body.split()), flags=flags,
+    )  # fmt: skip
 
 
-def document(path: str, *bodies: str, **more: object) -> ParsedDocument:
-    joined = "\n\n".join(bodies)
-    return ParsedDocument(
-        path=path,
-        media_type="text/plain",
-        text=joined,
-        blocks=(Block(0, len(joined)),),
-        **more,  # type: ignore[arg-type]
-    )
-
-
-@pytest.mark.parametrize(("policy", "kept"), [("keep", 3), ("drop-exact", 2), ("drop-near", 1)])
-def test_the_policy_decides_what_stays(policy: str, kept: int) -> None:
-    original = text()
-    exploration = Exploration(policy)  # type: ignore[arg-type]
-    bodies = (original, original, changed(original, 1))
-    passages = [passage(place, body) for place, body in enumerate(bodies)]
-    assert len(exploration.document(document("/a", *bodies), passages)) == kept
-    report = exploration.report()
-    assert (report.exact_duplicates, report.near_duplicates, report.dropped) == (1, 1, 3 - kept)
+def document(path: str, **more: object) -> StoredDocument:
+    fields: dict[str, object] = {
+        "id": 1, "path": path, "source": "/", "sha256": "", "size": 1, "mtime_ns": 1, "media_type": "text/plain",
+        "title": "", "language": None, "partition": "", "parser": "", "metadata": {}, "flags": {}, "passages": 1,
+        "chars": 1, "version": 1,
+    }  # fmt: skip
+    return StoredDocument(**{**fields, **more})  # type: ignore[arg-type]
 
 
 def test_the_report() -> None:
     exploration = Exploration()
     shared = text()
-    exploration.document(
-        document("/a.md", "x", language="en", encoding="utf-8"), [passage(0, text()), passage(1, shared)]
-    )
-    exploration.document(
-        document("/b.md", "y", flags={"email": 2}, skipped=("page 3: broken",)),
-        [passage(0, text(), email=2), passage(1, shared)],
-    )
-    exploration.document(document("/empty.md", "z"), [])
-    exploration.problem(FileProblem(path="/c.pdf", failure=Failure("E_ENCRYPTED", "a password")))
-    exploration.problem(FileProblem(path="/d.png", failure=Failure("E_NOT_A_DOCUMENT", "an image"), kind="skipped"))
+    exploration.document(document("/a.md", language="en", metadata={"charset": "utf-8"}))
+    exploration.document(document("/b.md", flags={"email": 2}, metadata={"incomplete": "page 3: broken"}))
+    exploration.document(document("/empty.md"))
+    exploration.passages([
+        passage(11, "/a.md", 0, text()), passage(12, "/a.md", 1, shared),
+        passage(15, "/b.md", 0, text(), email=2), passage(16, "/b.md", 1, shared),
+    ])  # fmt: skip
+    exploration.problem(FileError(path="/c.pdf", code="E_ENCRYPTED", message="a password"))
+    exploration.problem(FileError(path="/d.png", code="E_NOT_A_DOCUMENT", message="an image", skipped=True))
     report = exploration.report()
     assert (report.documents, report.passages, report.tokens) == (3, 4, 480)
     assert report.languages == {"unknown": 2, "en": 1}
@@ -131,6 +119,7 @@ def test_the_report() -> None:
     assert report.incomplete_documents == 1
     (sample,) = report.duplicate_samples
     assert (sample.path, sample.ordinal, sample.of_path, sample.of_ordinal) == ("/b.md", 1, "/a.md", 1)
+    assert [(copy.passage, copy.of, copy.kind) for copy in exploration.copies] == [(16, 12, "exact")]
     assert msgspec.json.decode(msgspec.json.encode(report), type=QualityReport) == report
 
 

@@ -1,0 +1,154 @@
+"""What a conversion or quantization would make: the job's own plan, run dry. The process that does so is below.
+
+`python -m lathe.engine.jobs.forecast FD` answers one `Asked` after the other, so that a form can ask again at every
+change without paying for llama.cpp's start. Invariant: nothing is written, and every objection is an answer.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from lathe.engine.errors import LatheError, UnavailableError, UsageError, describe
+from lathe.engine.jobs.outputs import gguf_path, planned_path, recipe_key, variant_name
+from lathe.engine.states import Forecast
+from lathe.engine.steps import ConvertStep, QuantizeStep
+from lathe.engine.wire import frame, receive_blocking
+from lathe.quantize.errors import QuantizeError, UnsafeError
+from lathe.store.models import ModelEntry
+
+_UNKNOWN_SHA256 = "0" * 64
+"""Stands for a hash that is not computed yet: the size does not depend on its digits."""
+_FLOAT_BITS = 32
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A question to the process."""
+
+    id: int
+    step: ConvertStep | QuantizeStep
+    entry: ModelEntry
+    """The model the step names."""
+    home: str
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """Its answer."""
+
+    id: int
+    forecast: Forecast
+
+
+def forecast(step: ConvertStep | QuantizeStep, entry: ModelEntry, home: Path) -> Forecast:
+    """Plan a step; what would be refused is `problem` of the answer."""
+    output = planned_path(home, step.output, step.name or entry.name)
+    try:
+        output = planned_path(home, step.output, step.name or _name(step, entry))
+        found = _quantization(step, entry, output) if isinstance(step, QuantizeStep) else _conversion(step, entry)
+    except (LatheError, QuantizeError, OSError) as error:
+        found = Forecast(output="", problem=describe(error))
+    taken = found.taken or ("other" if os.path.lexists(output) else "")
+    return msgspec.structs.replace(
+        found, output=str(output), source_bytes=entry.bytes, taken=taken, free=_free(output.parent)
+    )
+
+
+def _name(step: ConvertStep | QuantizeStep, entry: ModelEntry) -> str:
+    if isinstance(step, QuantizeStep):
+        return variant_name(entry, step.type)
+    if step.to != "gguf" or step.outtype != "auto" or entry.format != "safetensors":
+        return variant_name(entry, step.to if step.to != "gguf" else step.outtype)
+    from lathe.quantize.checkpoint import read_checkpoint
+    from lathe.quantize.convert.plan import guess_outtype
+
+    return variant_name(entry, guess_outtype(read_checkpoint(Path(entry.path)).tensors).name)
+
+
+def _quantization(step: QuantizeStep, entry: ModelEntry, output: Path) -> Forecast:
+    from lathe.engine.jobs.quantize import made_before, options_of, recipe_of
+    from lathe.quantize.quantizer import plan_quantization
+
+    source = gguf_path(entry)
+    recipe = recipe_of(step, entry.name, entry.sha256 or _UNKNOWN_SHA256)
+    options = options_of(step, recipe)
+    problem = None
+    try:
+        plan = plan_quantization(source, options)
+    except UnsafeError as error:
+        # How large it would be is worth knowing before one allows it.
+        problem = describe(error)
+        plan = plan_quantization(source, msgspec.structs.replace(options, allow_requantize=True))
+    same = len(plan.files) == 1 and made_before(output, recipe_key(recipe), plan)
+    return Forecast(
+        output="",
+        taken="same" if same else "",
+        bytes=plan.bytes,
+        bits_per_weight=plan.bits_per_weight,
+        tensors=len(plan.tensors),
+        mix=plan.mix,
+        warnings=plan.warnings,
+        problem=problem,
+    )
+
+
+def _conversion(step: ConvertStep, entry: ModelEntry) -> Forecast:
+    if entry.format != "safetensors":
+        raise UsageError(f"{entry.name} is {entry.format}; only safetensors checkpoints are converted")
+    if step.to == "onnx":
+        return _export(entry)
+    from lathe.quantize.checkpoint import read_checkpoint
+    from lathe.quantize.convert.convert import plan_conversion
+
+    plan = plan_conversion(read_checkpoint(Path(entry.path)), step.outtype)
+    mix: dict[str, int] = {}
+    for tensor in plan.entries:
+        mix[tensor.type] = mix.get(tensor.type, 0) + tensor.nbytes
+    return Forecast(
+        output="",
+        bytes=plan.bytes,
+        exact=False,
+        bits_per_weight=8 * sum(mix.values()) / plan.parameters if plan.parameters else None,
+        tensors=len(plan.tensors),
+        mix=dict(sorted(mix.items(), key=lambda item: -item[1])),
+        warnings=tuple(plan.draft.warnings),
+    )
+
+
+def _export(entry: ModelEntry) -> Forecast:
+    if importlib.util.find_spec("optimum") is None:
+        raise UnavailableError(
+            "ONNX export needs optimum, which is not installed", hint="pip install 'lathe-llm[onnx]'; or take GGUF"
+        )
+    parameters = entry.card.get("parameters")
+    size = parameters * _FLOAT_BITS // 8 if isinstance(parameters, int) else entry.bytes
+    return Forecast(output="", bytes=size, exact=False, bits_per_weight=float(_FLOAT_BITS))
+
+
+def _free(folder: Path) -> int | None:
+    try:
+        return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.is_dir())).free
+    except (OSError, StopIteration):
+        return None
+
+
+def main() -> int:
+    """Answer until the channel closes."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    questions: Iterator[Asked] = receive_blocking(channel, Asked)
+    for asked in questions:
+        try:
+            answer = forecast(asked.step, asked.entry, Path(asked.home))
+        except Exception as error:  # noqa: BLE001 - the boundary of the process: a fault is an answer, too
+            answer = Forecast(output="", problem=describe(error))
+        channel.sendall(frame(Answered(asked.id, answer)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
