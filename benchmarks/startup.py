@@ -9,24 +9,14 @@ written. Uses a workspace of its own.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
-import pty
-import select
-import signal
 import statistics
-import struct
 import subprocess
-import sys
 import tempfile
-import termios
 import time
 from pathlib import Path
 
-import psutil
-
-LATHE = [sys.executable, "-m", "lathe.tui.main"]
-SIZE = struct.pack("HHHH", 50, 160, 0, 0)
+from _terminal import LATHE, Terminal
 
 
 def wall(arguments: list[str], runs: int) -> tuple[float, float]:
@@ -37,50 +27,6 @@ def wall(arguments: list[str], runs: int) -> tuple[float, float]:
         subprocess.run([*LATHE, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
         times.append(time.perf_counter() - began)
     return statistics.median(times[1:]), max(times[1:])
-
-
-class Terminal:
-    """A TUI in a pseudo-terminal."""
-
-    def __init__(self) -> None:
-        self.began = time.perf_counter()
-        self.pid, self.file = pty.fork()
-        if self.pid == 0:
-            os.environ |= {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
-            os.execv(sys.executable, LATHE)
-        fcntl.ioctl(self.file, termios.TIOCSWINSZ, SIZE)
-
-    def read_until(self, word: bytes, limit_s: float) -> float | None:
-        """Seconds from the start until the word was written; None if it never was."""
-        seen = b""
-        deadline = time.perf_counter() + limit_s
-        while time.perf_counter() < deadline:
-            if select.select([self.file], [], [], 0.05)[0]:
-                seen += os.read(self.file, 65536)
-                if word in seen:
-                    return time.perf_counter() - self.began
-        return None
-
-    def idle(self, seconds: float) -> tuple[float, float]:
-        """Share of one core and resident megabytes while nothing is pressed."""
-        process = psutil.Process(self.pid)
-        self.read_until(b"\0never\0", 3)
-        before, began = process.cpu_times(), time.perf_counter()
-        self.read_until(b"\0never\0", seconds)
-        after, took = process.cpu_times(), time.perf_counter() - began
-        used = after.user + after.system - before.user - before.system
-        return used / took, process.memory_info().rss / 2**20
-
-    def close(self) -> None:
-        """Quit as a user would, then make sure."""
-        os.write(self.file, b"\x11")
-        self.read_until(b"\0never\0", 1)
-        try:
-            os.kill(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        os.waitpid(self.pid, 0)
-        os.close(self.file)
 
 
 def main() -> None:
@@ -99,11 +45,12 @@ def main() -> None:
         paints = []
         for _ in range(arguments.runs):
             terminal = Terminal()
-            paints.append(terminal.read_until(b"Dash", 20) or float("nan"))
+            paints.append(terminal.read_until("Dash", 20) or float("nan"))
             terminal.close()
         rows.append(("first paint", f"{statistics.median(paints):.2f} s", f"{max(paints):.2f} s", "1 s"))
         terminal = Terminal()
-        share, resident = terminal.idle(arguments.idle)
+        terminal.listen(3)
+        share, resident = terminal.cost(arguments.idle)
         terminal.close()
         rows.append(("idle TUI, share of a core", f"{share:.1%}", "", "3 %"))
         rows.append(("idle TUI, resident", f"{resident:.0f} MB", "", "120 MB"))

@@ -28,6 +28,7 @@ from lathe.tui.glyphs import Glyphs
 from lathe.tui.link import Connect, Link
 from lathe.tui.places import BY_MODE, PLACES
 from lathe.tui.screens.base import PlaceScreen
+from lathe.tui.signals import end_on_signals
 from lathe.tui.text import clean
 from lathe.tui.text import line as one_line
 from lathe.tui.themes import COLOURLESS, DARK, THEMES, Inks, inks
@@ -198,6 +199,8 @@ class LatheApp(App[None]):
         self.theme_changed_signal.subscribe(self, lambda _theme: self._ink())
         if os.environ.get("SSH_TTY"):
             self.animation_level = "none"
+        if not self.is_headless:
+            end_on_signals(lambda code: self.exit(return_code=code))
         self.run_worker(self.link.run(), name="link", exit_on_error=False)
         self.set_interval(TICK_S, self._tick)
         if self._first_mode in BY_MODE and self._first_mode != self.current_mode:
