@@ -50,7 +50,17 @@ from lathe.engine.journal import Journal, JournalHandler, read_page
 from lathe.engine.paths import Home
 from lathe.engine.planner import MemoryPlanner
 from lathe.engine.pulse import Pulse
-from lathe.engine.rag.requests import AskEvent, AskRequest, PassageView, SearchRequest, SearchResult, StoreDetails
+from lathe.engine.rag.ingest.report import QualityReport
+from lathe.engine.rag.requests import (
+    AskEvent,
+    AskRequest,
+    PassageView,
+    SearchRequest,
+    SearchResult,
+    StoreDetails,
+    StoreDiff,
+    Watched,
+)
 from lathe.engine.rag.stores import Stores
 from lathe.engine.release import RELEASE
 from lathe.engine.states import EngineInfo, Fit, Forecast, ServerOptions, ServerState, Snapshot, WorkerState
@@ -66,7 +76,7 @@ from lathe.store.database import Database
 from lathe.store.evals import Review
 from lathe.store.keys import KeyRing, StoredKey
 from lathe.store.models import ModelEntry
-from lathe.store.rag.values import StoreStats
+from lathe.store.rag.values import StoredDocument, StoredPassage, StoreStats
 
 if TYPE_CHECKING:
     from lathe.engine.http.server import HttpServer
@@ -402,6 +412,32 @@ class LocalWorkbench:
         """A passage in its surroundings."""
         return await self._stores.passage(store, passage, principal)
 
+    async def store_documents(self, name: str, after: str = "", limit: int = 200) -> list[StoredDocument]:
+        """A store's documents, a page at a time."""
+        return await self._stores.documents(name, after, limit)
+
+    async def store_passages(self, name: str, document: str, after: int = -1, limit: int = 200) -> list[StoredPassage]:
+        """A document's passages, a page at a time."""
+        return await self._stores.passages(name, document, after, limit)
+
+    async def store_report(self, name: str) -> QualityReport | None:
+        """What a store is made of."""
+        return await self._stores.report(name)
+
+    async def store_diff(self, name: str, before: int | None = None, after: int | None = None) -> StoreDiff:
+        """What came between two versions of a store's corpus."""
+        return await self._stores.diff(name, before, after)
+
+    async def share_store(self, name: str, principals: list[str]) -> StoreStats:
+        """Say which API keys may search a store."""
+        return await self._stores.share(name, tuple(principals))
+
+    async def watch_store(self, name: str, interval_s: float = 2.0) -> AsyncGenerator[Watched, None]:
+        """Bring a store up to date whenever its folders change."""
+        async with aclosing(self._stores.watch(name, interval_s)) as rounds:
+            async for watched in rounds:
+                yield watched
+
     # -- evals ---------------------------------------------------------------------------------------------------
     @property
     def evals(self) -> EvalDesk:
@@ -476,7 +512,7 @@ class LocalWorkbench:
     async def make_key(self, key: ApiKey) -> ApiKey:
         """Make a token; the answer alone holds the secret."""
         stored, secret = await asyncio.to_thread(
-            self._keys.make, key.name, scopes=key.scopes, models=key.models,
+            self._keys.make, key.name, scopes=key.scopes, models=key.models, stores=key.stores,
             requests_per_minute=key.requests_per_minute, tokens_per_minute=key.tokens_per_minute,
         )  # fmt: skip
         return msgspec.structs.replace(key, created_at=stored.created_at, secret=secret)
@@ -553,7 +589,7 @@ def _shown(key: StoredKey) -> ApiKey:
     """A key as fronts see it."""
     return ApiKey(
         name=key.name, created_at=key.created_at, scopes=key.scopes, models=key.models,
-        requests_per_minute=key.requests_per_minute, tokens_per_minute=key.tokens_per_minute,
+        stores=key.stores, requests_per_minute=key.requests_per_minute, tokens_per_minute=key.tokens_per_minute,
     )  # fmt: skip
 
 

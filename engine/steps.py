@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from lathe.engine.generation import Message, Sampling
 from lathe.engine.worker.messages import LoadOptions
+from lathe.store.rag.values import DuplicatePolicy, Recipe
 from msgspec import Meta
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -250,6 +251,15 @@ class RagBuildStep(_Step, frozen=True, kw_only=True, tag="rag-build"):
     """Names of what was found instead of e-mail addresses, phone and card numbers, secrets."""
     drop_injections: bool = False
     """Leave out text that addresses a model instead of a reader."""
+    recipe: Recipe | None = None
+    """How text is cleaned; None: as the store says. Another recipe than the store's reads every file again."""
+    duplicates: DuplicatePolicy | None = None
+    """Which copies answers leave out; None: as the store says, at first `drop-exact`."""
+    reembed: Literal["auto", "manual"] | None = None
+    """What another embedder than the store's means: it is embedded anew in a job of its own, then switches, or the
+    build is refused; None: as the store says, at first `auto`."""
+    explore: bool | None = None
+    """Make the exploration report; None: where something changed and the store is not too large for it."""
 
 
 class RagReembedStep(_Step, frozen=True, kw_only=True, tag="rag-reembed"):
@@ -304,6 +314,12 @@ class RagGoldenStep(_Step, frozen=True, kw_only=True, tag="rag-golden"):
     store: str
     file: str
     """JSON lines: `{"id": ..., "text": ..., "relevant": [{"path": ..., "start": ..., "end": ...}]}`."""
+
+
+class RagExploreStep(_Step, frozen=True, kw_only=True, tag="rag-explore"):
+    """Say what a store is made of: counts, lengths, languages, findings, and which passages repeat which."""
+
+    store: str
 
 
 class RagVerifyStep(_Step, frozen=True, kw_only=True, tag="rag-verify"):
@@ -361,6 +377,7 @@ Step = (
     ScanStep | VerifyStep
     | ConvertStep | QuantizeStep | ImatrixStep | ImatrixMergeStep | TuneStep | PerplexityStep | KldStep
     | BenchStep | ServeStep | GenerateStep
-    | RagBuildStep | RagReembedStep | RagQueryStep | RagAskStep | RagEvalStep | RagGoldenStep | RagVerifyStep
+    | RagBuildStep | RagReembedStep | RagQueryStep | RagAskStep | RagEvalStep | RagGoldenStep
+    | RagExploreStep | RagVerifyStep
     | EvalStep | GateStep
 )  # fmt: skip

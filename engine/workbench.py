@@ -26,7 +26,17 @@ from lathe.engine.generation import (
     ScoreRequest,
 )
 from lathe.engine.jobs.values import Job
-from lathe.engine.rag.requests import AskEvent, AskRequest, PassageView, SearchRequest, SearchResult, StoreDetails
+from lathe.engine.rag.ingest.report import QualityReport
+from lathe.engine.rag.requests import (
+    AskEvent,
+    AskRequest,
+    PassageView,
+    SearchRequest,
+    SearchResult,
+    StoreDetails,
+    StoreDiff,
+    Watched,
+)
 from lathe.engine.states import Fit, Forecast, ServerOptions, ServerState, Snapshot, WorkerState
 from lathe.engine.steps import ConvertStep, QuantizeStep, Step
 from lathe.engine.telemetry.sample import Sample
@@ -34,7 +44,7 @@ from lathe.engine.worker.messages import LoadOptions
 from lathe.quantize.card import ModelCard
 from lathe.store.evals import Review
 from lathe.store.models import ModelEntry
-from lathe.store.rag.values import StoreStats
+from lathe.store.rag.values import StoredDocument, StoredPassage, StoreStats
 
 
 class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +106,8 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     scopes: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     """Allow-list; empty: all."""
+    stores: tuple[str, ...] = ()
+    """RAG stores it may search; empty: all that are open to it."""
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     secret: str | None = None
@@ -213,6 +225,24 @@ class Workbench(Protocol):
 
     async def passage(self, store: str, passage: int, principal: str = "local") -> PassageView:
         """A passage in its surroundings: what a citation opens."""
+
+    async def store_documents(self, name: str, after: str = "", limit: int = 200) -> list[StoredDocument]:
+        """A store's documents by path, a page at a time: those after a path."""
+
+    async def store_passages(self, name: str, document: str, after: int = -1, limit: int = 200) -> list[StoredPassage]:
+        """A document's passages in order, a page at a time: those after an ordinal."""
+
+    async def store_report(self, name: str) -> QualityReport | None:
+        """What a store is made of, as its newest exploration found it; None before the first one."""
+
+    async def store_diff(self, name: str, before: int | None = None, after: int | None = None) -> StoreDiff:
+        """What came between two versions of a store's corpus; by default in the newest."""
+
+    async def share_store(self, name: str, principals: list[str]) -> StoreStats:
+        """Say which API keys may search a store; an empty list: all of them."""
+
+    def watch_store(self, name: str, interval_s: float = 2.0) -> AsyncGenerator[Watched, None]:
+        """Bring a store up to date now and whenever its folders change, until the caller leaves."""
 
     # -- evals ---------------------------------------------------------------------------------------------------
     async def eval_suites(self) -> list[SuiteInfo]:

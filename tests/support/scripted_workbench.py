@@ -50,6 +50,7 @@ from lathe.engine.generation import (
     check,
 )
 from lathe.engine.jobs.values import FINAL, Job, Outcome, Progress
+from lathe.engine.rag.ingest.report import QualityReport
 from lathe.engine.rag.requests import (
     AskEvent,
     AskRequest,
@@ -57,6 +58,8 @@ from lathe.engine.rag.requests import (
     SearchRequest,
     SearchResult,
     StoreDetails,
+    StoreDiff,
+    Watched,
 )
 from lathe.engine.states import (
     EngineInfo,
@@ -70,14 +73,14 @@ from lathe.engine.states import (
     Traffic,
     WorkerState,
 )
-from lathe.engine.steps import ConvertStep, QuantizeStep, ScanStep, Step
+from lathe.engine.steps import ConvertStep, QuantizeStep, RagBuildStep, ScanStep, Step
 from lathe.engine.telemetry.sample import Sample
 from lathe.engine.workbench import ApiKey, Finding, LogPage, ModelDetails, SettingValue
 from lathe.engine.worker.messages import LoadOptions
 from lathe.quantize.card import ModelCard
 from lathe.store.evals import Review
 from lathe.store.models import ModelEntry
-from lathe.store.rag.values import StoreStats
+from lathe.store.rag.values import StoredDocument, StoredPassage, StoreStats
 from support import scripted_data as data
 from support import scripted_evals as evals
 from support import scripted_stores as rag
@@ -586,6 +589,35 @@ class ScriptedWorkbench:
             if found.id == passage:
                 return rag.view(found)
         raise MissingError(f"store {store} has no passage {passage}")
+
+    async def store_documents(self, name: str, after: str = "", limit: int = 200) -> list[StoredDocument]:
+        self._enter("store_documents", name)
+        rows = rag.details(self._store(name)).documents
+        return [row for row in rows if row.path > after][:limit]
+
+    async def store_passages(self, name: str, document: str, after: int = -1, limit: int = 200) -> list[StoredPassage]:
+        self._enter("store_passages", name, document)
+        self._store(name)
+        return [row for row in rag.passages() if row.path == document and row.ordinal > after][:limit]
+
+    async def store_report(self, name: str) -> QualityReport | None:
+        self._enter("store_report", name)
+        return rag.report(self._store(name))
+
+    async def store_diff(self, name: str, before: int | None = None, after: int | None = None) -> StoreDiff:
+        self._enter("store_diff", name, before, after)
+        return StoreDiff(store=name, before=1, after=2, changes=rag.details(self._store(name)).changes)
+
+    async def share_store(self, name: str, principals: list[str]) -> StoreStats:
+        self._enter("share_store", name, principals)
+        stats = self._store(name)
+        settings = msgspec.structs.replace(stats.settings, access=tuple(principals))
+        return msgspec.structs.replace(stats, settings=settings)
+
+    async def watch_store(self, name: str, interval_s: float = 2.0) -> AsyncGenerator[Watched, None]:
+        self._enter("watch_store", name)
+        self._store(name)
+        yield Watched(job=await self.wait((await self.submit(RagBuildStep(store=name))).id))
 
     def _store(self, name: str) -> StoreStats:
         for stats in rag.stats() if self.living else []:
