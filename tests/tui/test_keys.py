@@ -15,6 +15,7 @@ from lathe.tui.places import PLACES
 from lathe.tui.screens import card, case, delete, dialogs, forms, load, palette, reading, template, welcome
 from lathe.tui.screens.base import FilterRow, PlaceScreen
 from lathe.tui.widgets.chrome import MAX_HINTS
+from lathe.tui.widgets.fields import ChoiceBox, Fields, PickBox
 from lathe.tui.widgets.grid import Grid
 from lathe.tui.widgets.logview import LogView
 from lathe.tui.widgets.prompt import Prompt
@@ -26,7 +27,8 @@ from textual.binding import Binding
 
 SOURCES: list[type] = [
     LatheApp, PlaceScreen, FilterRow, Grid, LogView, Prompt, Sheet, Transcript, *(place.kind() for place in PLACES),
-    dialogs.Confirm, dialogs.Write, dialogs.Dialog, forms.Form, forms.ChoiceBox, reading.Choose, reading.Reading,
+    ChoiceBox, PickBox, Fields,
+    dialogs.Confirm, dialogs.Write, dialogs.Dialog, forms.Form, reading.Choose, reading.Reading,
     palette.Palette, card.CardView, case.CaseView, load.LoadDialog, delete.DeleteDialog,
     template.TemplateView, welcome.Welcome,
 ]  # fmt: skip

@@ -7,13 +7,14 @@ Invariant: in a confirmation Cancel has the focus, and a typed phrase is asked w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Generic, TypeVar, cast
 
 from lathe.tui.text import line as one_line
 from lathe.tui.text import plain
 from lathe.tui.widgets.base import Look, Panel, Words
 from lathe.tui.widgets.boxes import TextBox, TextPad
+from lathe.tui.widgets.fields import Check
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
@@ -23,8 +24,6 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, TextArea
 
 Result = TypeVar("Result")
-Check = Callable[[str], str]
-"""A text to the reason why it cannot be taken; empty: it can."""
 
 
 class Dialog(ModalScreen[Result], Generic[Result]):

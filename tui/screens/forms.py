@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, cast
+from typing import ClassVar
 
-import msgspec
-from lathe.tui.screens.dialogs import Check, Dialog, buttons
-from lathe.tui.text import line as one_line
+from lathe.tui.screens.dialogs import Dialog, buttons
 from lathe.tui.text import plain
 from lathe.tui.widgets.base import Words
 from lathe.tui.widgets.boxes import TextBox
+from lathe.tui.widgets.fields import ChoiceBox, Field, number
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -18,42 +17,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widget import Widget
 from textual.widgets import Button, Input
 
-
-class Field(msgspec.Struct, frozen=True):
-    """One line of a form."""
-
-    key: str
-    label: str
-    value: str = ""
-    choices: tuple[str, ...] = ()
-    """Left and right go through them; empty: free text."""
-    hint: str = ""
-    check: Check | None = None
-
-
-class ChoiceBox(Words, can_focus=True):
-    """A value that left and right change."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("right,space,l", "turn(1)", "next value", show=False, id="choice.next"),
-        Binding("left,h", "turn(-1)", "previous value", show=False, id="choice.previous"),
-    ]
-
-    def __init__(self, choices: Sequence[str], value: str, id: str) -> None:
-        self.choices = list(choices)
-        self.value = value if value in choices else self.choices[0]
-        super().__init__(f"< {self.value} >", id=id)
-
-    def action_turn(self, step: int) -> None:
-        """Take the neighbour."""
-        self.value = self.choices[(self.choices.index(self.value) + step) % len(self.choices)]
-        self.say(f"< {self.value} >")
-        self.post_message(Input.Changed(cast(Input, self), self.value))
-
-    def on_click(self) -> None:
-        """Go on by one."""
-        self.focus()
-        self.action_turn(1)
+__all__ = ["ChoiceBox", "Field", "Form", "number"]
 
 
 class Form(Dialog[dict[str, str]]):
@@ -158,18 +122,3 @@ class Form(Dialog[dict[str, str]]):
             self.dismiss(self.values())
         else:
             self.app.bell()
-
-
-def number(low: float, high: float, *, whole: bool = False, optional: bool = False) -> Check:
-    """A check for numbers in a closed range."""
-
-    def check(text: str) -> str:
-        if optional and not text.strip():
-            return ""
-        try:
-            value = int(text) if whole else float(text)
-        except ValueError:
-            return f"{one_line(text)!r} is no {'whole number' if whole else 'number'}"
-        return "" if low <= value <= high else f"{value:g} is outside {low:g} to {high:g}"
-
-    return check

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from lathe.engine.errors import LatheError
 from lathe.engine.jobs.values import FINAL, Job
 from lathe.tui import formats
 from lathe.tui.board import Board
@@ -14,18 +13,14 @@ from lathe.tui.screens.dialogs import Confirm
 from lathe.tui.screens.reading import Facts
 from lathe.tui.views import jobs as view
 from lathe.tui.views import rows
-from lathe.tui.views.loglines import job_entry
-from lathe.tui.widgets.base import Canvas, Panel
+from lathe.tui.widgets.base import Panel
 from lathe.tui.widgets.grid import Grid
+from lathe.tui.widgets.jobpanel import JobPanel
 from lathe.tui.widgets.logview import LogView
-from lathe.tui.widgets.paint import Line
-from textual import on, work
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widget import Widget
-
-TAIL = 500
-"""Lines read when a job is opened."""
 
 
 class Jobs(PlaceScreen):
@@ -54,9 +49,6 @@ class Jobs(PlaceScreen):
     def __init__(self) -> None:
         super().__init__()
         self._tab = 0
-        self._following: str | None = None
-        self._after = 0
-        self._ended = False
 
     @classmethod
     def widgets_with_bindings(cls) -> tuple[type[Widget], ...]:
@@ -65,9 +57,7 @@ class Jobs(PlaceScreen):
     def content(self) -> ComposeResult:
         with Panel(title="Jobs", id="queue", classes="-bare"):
             yield Grid(rows.JOBS, empty=self._nothing)
-        with Panel(id="job", classes="-bare"):
-            yield _Detail(self._detail, id="facts")
-            yield LogView(empty="This job has said nothing yet.")
+        yield JobPanel(id="job")
 
     def _nothing(self) -> str:
         if self.TABS[self._tab] != "all":
@@ -80,12 +70,7 @@ class Jobs(PlaceScreen):
         jobs = tuple(job for job in board.jobs if self._in_tab(job))
         self.query_one(Grid).show(rows.job_rows(jobs, now, self.lathe.glyphs))
         self.after_filter()
-        job = self.job
-        self.query_one("#job", Panel).entitle(*view.title(job, now) if job else ("",))
-        detail = self.query_one(_Detail)
-        detail.styles.height = view.detail_height(job, self.size.width) if job else 1
-        detail.redraw()
-        self._follow(job.id if job else None)
+        self.query_one(JobPanel).show(self.job)
 
     def after_filter(self) -> None:
         grid, panel = self.query_one(Grid), self.query_one("#queue", Panel)
@@ -109,37 +94,10 @@ class Jobs(PlaceScreen):
         key = self.query_one(Grid).cursor
         return next((job for job in self.board.jobs if job.id == key), None)
 
-    def _detail(self, width: int, height: int) -> list[Line]:
-        job = self.job
-        return view.detail(job, self.lathe.now(), width, height, self.lathe.glyphs) if job else []
-
     @on(Grid.Moved)
     def _moved(self) -> None:
         if self.board.snapshot is not None:
             self.show(self.board)
-
-    @on(LogView.Changed)
-    def _log_changed(self) -> None:
-        self.query_one("#job", Panel).footnote(self.query_one(LogView).describe())
-
-    @work(exclusive=True, group="job-log", exit_on_error=False)
-    async def _follow(self, job_id: str | None) -> None:
-        """Read what the job said since the last time."""
-        log = self.query_one(LogView)
-        if job_id != self._following:
-            self._following, self._after, self._ended = job_id, -1, False
-            log.clear()
-        if job_id is None or self._ended:
-            return
-        try:
-            page = await self.lathe.link.bench.job_log(job_id, self._after, TAIL)
-        except LatheError as error:
-            self._ended = True
-            log.add([job_entry(f"no log: {error.message}")])
-            return
-        self._after, self._ended = page.next, page.ended and not page.lines
-        log.add(job_entry(text) for text in page.lines)
-        self._log_changed()
 
     # -- actions ----------------------------------------------------------------------------------------------------
     def changing(self) -> Iterable[str]:
@@ -237,7 +195,3 @@ class Jobs(PlaceScreen):
     def command(self) -> str:
         job = self.job
         return f"lathe jobs show {job.id}" if job else self.place.command
-
-
-class _Detail(Canvas):
-    """Facts above the log."""

@@ -15,7 +15,7 @@ from lathe.tui import formats
 from lathe.tui.board import Board
 from lathe.tui.screens.base import PlaceScreen
 from lathe.tui.screens.dialogs import Ask
-from lathe.tui.screens.model_work import ask_convert, ask_quantize, load, name_check, remove, submit, unload
+from lathe.tui.screens.model_work import load, name_check, remove, submit, unload
 from lathe.tui.views import models as view
 from lathe.tui.widgets.base import Canvas, Panel
 from lathe.tui.widgets.grid import Grid
@@ -37,8 +37,9 @@ class Models(PlaceScreen):
         Binding("u,U", "unload", "unload", id="models.unload", tooltip="Let the model leave memory"),
         Binding("c", "chat", "chat", id="models.chat", tooltip="Talk to the model in the Playground"),
         Binding("i", "scan", "import", id="models.import", tooltip="Register models from a folder, in place"),
-        Binding("t", "convert", "convert", id="models.convert", tooltip="Convert a checkpoint to GGUF"),
-        Binding("n", "quantize", "quantize", id="models.quantize", tooltip="Quantize to a smaller type"),
+        Binding("n", "quantize", "quantize", id="models.quantize",
+                tooltip="Plan a conversion or quantization of the model"),
+        Binding("t", "tune", "tune", id="models.tune", tooltip="Search for the best mix of types for the model"),
         Binding("b", "bench", "bench", id="models.bench", tooltip="Measure prompt and generation speed"),
         Binding(
             "p",
@@ -57,7 +58,7 @@ class Models(PlaceScreen):
         Binding(
             "A", "mark_all", "mark all", show=False, id="models.mark_all", tooltip="Mark every model shown, or none"
         ),
-    ]
+    ]  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +148,7 @@ class Models(PlaceScreen):
 
     # -- actions ----------------------------------------------------------------------------------------------------
     def changing(self) -> Iterable[str]:
-        return ("load", "unload", "scan", "convert", "quantize", "bench", "perplexity", "verify", "rename", "delete")
+        return ("load", "unload", "scan", "bench", "perplexity", "verify", "rename", "delete")
 
     @on(Grid.Opened)
     def _opened(self, message: Grid.Opened) -> None:
@@ -181,12 +182,7 @@ class Models(PlaceScreen):
 
     async def action_chat(self) -> None:
         """Open the Playground with this model."""
-        entry = self.entry
-        if entry is not None:
-            await self.lathe.action_go("chat")
-            place = self.lathe.current_place
-            if place is not None:
-                place.open_key(entry.name)
+        await self._go_with("chat")
 
     def action_scan(self) -> None:
         """Register models from a folder."""
@@ -194,15 +190,22 @@ class Models(PlaceScreen):
 
         ask_folder(self.lathe)
 
-    def action_convert(self) -> None:
-        """Convert a checkpoint."""
-        if self.entry is not None:
-            ask_convert(self.lathe, self.entry)
+    async def action_quantize(self) -> None:
+        """Plan with this model."""
+        await self._go_with("quantize")
 
-    def action_quantize(self) -> None:
-        """Quantize a GGUF."""
-        if self.entry is not None:
-            ask_quantize(self.lathe, self.entry)
+    async def action_tune(self) -> None:
+        """Search with this model."""
+        await self._go_with("tune")
+
+    async def _go_with(self, mode: str) -> None:
+        """Open a place with the model under the cursor."""
+        entry = self.entry
+        if entry is not None:
+            await self.lathe.action_go(mode)
+            place = self.lathe.current_place
+            if place is not None:
+                place.open_key(entry.id)
 
     def action_bench(self) -> None:
         """Measure speed."""

@@ -11,11 +11,12 @@ from lathe.tui.board import Board
 from lathe.tui.keys import FORBIDDEN, display, flat
 from lathe.tui.places import PLACES
 from lathe.tui.screens.base import PlaceScreen
-from lathe.tui.screens.dialogs import Ask, Check
+from lathe.tui.screens.dialogs import Ask
 from lathe.tui.screens.forms import number
 from lathe.tui.screens.reading import Choice, Choose, Facts
 from lathe.tui.widgets.base import Canvas, Panel
 from lathe.tui.widgets.columns import Column
+from lathe.tui.widgets.fields import Check
 from lathe.tui.widgets.grid import Grid, Row
 from lathe.tui.widgets.paint import Line, wrap
 from textual import on

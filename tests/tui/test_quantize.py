@@ -1,0 +1,390 @@
+"""Quantize and Tune: plans that follow the fields, jobs from the screen, results as table, plot and map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from lathe.engine.errors import LatheError
+from lathe.engine.jobs.values import Artefact, Outcome
+from lathe.engine.steps import (
+    ConvertStep,
+    ImatrixStep,
+    KldStep,
+    PerplexityStep,
+    QuantizeStep,
+    Step,
+    TuneStep,
+)
+from lathe.engine.tune.frontier import Wish
+from lathe.tui.glyphs import ASCII, UNICODE
+from lathe.tui.screens.quantize import Quantize
+from lathe.tui.screens.tune import Tune
+from lathe.tui.views import quantize as view
+from lathe.tui.views import tune as tuned
+from lathe.tui.widgets.fields import Fields
+from lathe.tui.widgets.grid import Grid
+from lathe.tui.widgets.jobpanel import JobPanel
+from lathe.tui.widgets.logview import LogView
+from lathe.tui.widgets.paint import width_of
+from lathe.tui.widgets.plot import Dot, scatter
+from support import scripted_data as data
+from support import scripted_tune as script
+from support.screens import compare, running, screen_lines, screen_text, tick, type_text, until
+from support.scripted_workbench import REPLACE, ScriptedWorkbench
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "tui"
+SIZES = [(80, 24), (120, 40), (160, 50)]
+
+
+def _submitted(bench: ScriptedWorkbench) -> list[Step]:
+    return [call[1] for call in bench.calls if call[0] == "submit"]
+
+
+def _quantize(app: Any) -> Quantize:
+    assert isinstance(app.screen, Quantize)
+    return app.screen
+
+
+def _tune(app: Any) -> Tune:
+    assert isinstance(app.screen, Tune)
+    return app.screen
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("mode", ["quantize", "tune"])
+async def test_the_place_looks_as_it_did(mode: str, size: tuple[int, int]) -> None:
+    async with running(size=size, mode=mode) as (app, pilot, bench):
+        telling = "writes 4.7 GiB" if mode == "quantize" else "mix 2.89 MB"
+        await until(pilot, lambda: telling in screen_text(app))
+        await until(pilot, lambda: mode == "tune" or app.screen.query_one(LogView).visible_entries)
+        await tick(app, pilot, bench, 0)
+        await pilot.pause()
+        # Without the frame, which changes with every place of the app.
+        compare(GOLDEN / f"{mode}-{size[0]}x{size[1]}.txt", "\n".join(screen_lines(app)[2:]) + "\n")
+
+
+async def test_the_forecast_follows_the_fields_and_a_run_is_what_was_planned() -> None:
+    async with running(size=(120, 40), mode="quantize") as (app, pilot, bench):
+        place = _quantize(app)
+        await until(pilot, lambda: "writes 4.7 GiB" in screen_text(app))
+        place.query_one(Fields).pick("type").focus()
+        await pilot.press("left")
+        await until(pilot, lambda: "5.57 bits" in screen_text(app) or "5.7 GiB" in screen_text(app))
+        place.query_one("#f-name").focus()
+        await type_text(pilot, "mine")
+        await until(pilot, lambda: "mine.gguf" in screen_text(app))
+        await pilot.press("escape", "r")
+        await until(pilot, lambda: bool(_submitted(bench)))
+        (step,) = _submitted(bench)
+        assert isinstance(step, QuantizeStep)
+        assert (step.name, app.board.model(step.model).name) == ("mine", "qwen3-8b-f16")  # type: ignore[union-attr]
+        assert app.did.startswith(f"lathe quantize qwen3-8b-f16 --type {step.type}")
+
+
+async def test_what_would_fail_is_said_and_not_begun() -> None:
+    async with running(size=(120, 40), mode="quantize") as (app, pilot, bench):
+        place, fields = _quantize(app), app.screen.query_one(Fields)
+        await until(pilot, lambda: "exists: another name" in screen_text(app))
+        await pilot.press("r")
+        await until(pilot, lambda: "give the result a name" in screen_text(app))
+        fields.pick("type").take("IQ2_XXS")
+        await until(pilot, lambda: "IQ2_XXS needs" in screen_text(app))
+        await pilot.press("r")
+        fields.pick("type").take("Q8_0")
+        fields.put("overrides", "ffn_down")
+        await until(pilot, lambda: "is no REGEX=TYPE" in screen_text(app))
+        await pilot.press("r")
+        fields.put("overrides", "ffn_down=q6_K, attn_v = q5_K")
+        await until(pilot, lambda: "is no REGEX" not in screen_text(app))
+        step = place.step()
+        assert isinstance(step, QuantizeStep)
+        assert step.tensor_types == {"ffn_down": "q6_K", "attn_v": "q5_K"}
+        fields.put("name", "qwen3-8b")
+        await until(pilot, lambda: "qwen3-8b is taken" in screen_text(app))
+        assert not _submitted(bench)
+
+
+async def test_a_quantized_source_asks_for_consent() -> None:
+    async with running(size=(120, 40), mode="quantize") as (app, pilot, bench):
+        await until(pilot, lambda: "writes" in screen_text(app))
+        app.screen.open_key("qwen3-8b-q4_k_m")  # type: ignore[attr-defined]
+        fields = app.screen.query_one(Fields)
+        fields.put("name", "again")
+        await until(pilot, lambda: "is Q6_K already" in screen_text(app))
+        await pilot.press("r")
+        assert not _submitted(bench)
+        fields.put("again", "yes")
+        fields.pick("type").take("Q8_0")
+        await until(pilot, lambda: "is Q6_K already" not in screen_text(app) and "writes" in screen_text(app))
+        await pilot.press("r")
+        await until(pilot, lambda: bool(_submitted(bench)))
+        assert _submitted(bench)[0].allow_requantize  # type: ignore[union-attr]
+
+
+async def test_a_checkpoint_is_converted() -> None:
+    async with running(ScriptedWorkbench(living=False), size=(120, 40), mode="quantize") as (app, pilot, bench):
+        await pilot.press("escape")
+        await until(pilot, lambda: "Convert · stdlib-4m" in screen_text(app))
+        await until(pilot, lambda: "writes ~" in screen_text(app))
+        assert "overrides" not in screen_text(app)
+        await pilot.press("r")
+        await until(pilot, lambda: bool(_submitted(bench)))
+        (step,) = _submitted(bench)
+        assert isinstance(step, ConvertStep)
+        assert app.did == "lathe convert stdlib-4m --to gguf --outtype auto"
+
+
+async def test_models_are_chosen_from_a_list() -> None:
+    async with running(size=(120, 40), mode="quantize") as (app, pilot, _):
+        await until(pilot, lambda: "writes" in screen_text(app))
+        place = _quantize(app)
+        await pilot.press("enter")
+        await until(pilot, lambda: "type to narrow" in screen_text(app))
+        await type_text(pilot, "stdlib-4m-f16")
+        await pilot.press("enter")
+        await until(pilot, lambda: place.source is not None and place.source.name == "stdlib-4m-f16")
+        await until(
+            pilot, lambda: "Quantize · stdlib-4m-f16" in screen_text(app) and "stdlib-4m-q8_0" in screen_text(app)
+        )
+
+
+async def test_keys_of_models_open_the_forms_with_the_model() -> None:
+    async with running(size=(120, 40), mode="models") as (app, pilot, _):
+        await until(pilot, lambda: "stdlib-4m-f16" in screen_text(app))
+        app.screen.query_one(Grid).select(data.digest("stdlib-4m-f16")[:12])
+        await pilot.press("n")
+        await until(pilot, lambda: "Quantize · stdlib-4m-f16" in screen_text(app))
+        await pilot.press("t")
+        await until(pilot, lambda: app.current_mode == "tune" and "Wishes" in screen_text(app))
+        place = _tune(app)
+        await until(pilot, lambda: place.source is not None and place.source.name == "stdlib-4m-f16")
+        await pilot.press("left_square_bracket")
+        await until(pilot, lambda: app.current_mode == "quantize")
+
+
+async def test_one_key_measures_a_variant_against_full_precision() -> None:
+    async with running(size=(160, 50), mode="quantize") as (app, pilot, bench):
+        await until(pilot, lambda: "writes" in screen_text(app))
+        grid = app.screen.query_one(Grid)
+        grid.focus()
+        grid.select(data.digest("qwen3-8b-q5_k_m")[:12])
+        await pilot.press("m")
+        await until(pilot, lambda: len(_submitted(bench)) == 2)
+        first, second = _submitted(bench)
+        assert isinstance(first, PerplexityStep)
+        assert isinstance(second, KldStep)
+        assert (first.model, second.model) == (grid.cursor, grid.cursor)
+        assert app.board.model(second.base).name == "qwen3-8b-f16"  # type: ignore[union-attr]
+        await until(pilot, lambda: "waits" in screen_text(app))
+        for key, loss in (("qwen3-8b-q5_k_m", 0.004), ("qwen3-8b-q4_k_m", 0.0213)):
+            entry = bench.catalogue[data.digest(key)[:12]]
+            bench.catalogue[entry.id] = REPLACE(entry, measured={**entry.measured, "mean_kld": loss})
+        await app.link.refresh_models()
+        await tick(app, pilot, bench)
+        await until(pilot, lambda: "0.0213" in screen_text(app) and "KLD · against size" in screen_text(app))
+
+
+async def test_a_matrix_that_was_collected_is_used() -> None:
+    async with running(size=(120, 40), mode="quantize") as (app, pilot, bench):
+        await until(pilot, lambda: "writes" in screen_text(app))
+        await pilot.press("i")
+        await until(pilot, lambda: "Calibration text" in screen_text(app))
+        await type_text(pilot, "/t/calm.txt")
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(_submitted(bench)))
+        assert isinstance(_submitted(bench)[0], ImatrixStep)
+        job = next(job for job in bench.queue.values() if isinstance(job.step, ImatrixStep))
+        made = Artefact(name="m", path="/models/m-IMATRIX.gguf", format="imatrix", bytes=1)
+        bench._change(job, state="done", finished_at=bench.now, outcome=Outcome(artefacts=(made,)))
+        await until(pilot, lambda: app.screen.query_one(Fields)["imatrix"] == made.path)
+
+
+async def test_the_job_is_watched_and_can_be_stopped() -> None:
+    async with running(size=(120, 40), mode="quantize") as (app, pilot, bench):
+        await until(pilot, lambda: "j-118 · quantize · running" in screen_text(app))
+        await tick(app, pilot, bench, 10)
+        await until(pilot, lambda: "of 399 tensor" in screen_text(app))
+        assert app.screen.query_one(JobPanel).job is not None
+        await pilot.press("x")
+        await until(pilot, lambda: ("cancel", "j-118", False) in bench.calls)
+
+
+async def test_an_engine_that_cannot_foresee_is_an_answer() -> None:
+    async with running(size=(120, 40), mode="quantize") as (app, pilot, bench):
+        await until(pilot, lambda: "writes" in screen_text(app))
+        bench.fail["forecast"] = LatheError("the forecast crashed (segmentation fault)")
+        app.screen.query_one(Fields).pick("type").take("Q6_K")
+        await until(pilot, lambda: "segmentation fault" in screen_text(app))
+        await tick(app, pilot, bench)
+        assert app.is_running
+
+
+@pytest.mark.parametrize(("mode", "keys"), [("quantize", "rmibx"), ("tune", "rmx")])
+async def test_a_read_only_session_only_looks(mode: str, keys: str) -> None:
+    async with running(size=(120, 40), mode=mode, read_only=True) as (app, pilot, bench):
+        await until(pilot, lambda: "qwen3-8b-f16" in screen_text(app))
+        await pilot.press(*keys)
+        await pilot.pause()
+        assert len(app.screen_stack) == 1
+        assert not [call for call in bench.calls if call[0] in ("submit", "cancel")]
+
+
+# -- tune -------------------------------------------------------------------------------------------------------------
+async def test_wishes_become_a_search(tmp_path: Path) -> None:
+    text = tmp_path / "calibration.txt"
+    text.write_text("import os\n")
+    async with running(size=(120, 40), mode="tune") as (app, pilot, bench):
+        await until(pilot, lambda: "mix 2.89 MB" in screen_text(app))
+        fields = app.screen.query_one(Fields)
+        await pilot.press("r")
+        await until(pilot, lambda: "which text shall it be" in screen_text(app))
+        fields.put("text", "/nowhere/at/all")
+        await until(pilot, lambda: "there is no file" in screen_text(app))
+        fields.put("text", str(text))
+        fields.put("max_kld", "zero")
+        await until(pilot, lambda: "is no number" in screen_text(app))
+        fields.put("max_kld", "0.02")
+        fields.put("max_size", "Q4_K_M")
+        fields.put("min_speed", "20")
+        await until(pilot, lambda: "makes the file" in screen_text(app))
+        assert not _submitted(bench)
+        await pilot.press("r")
+        await until(pilot, lambda: bool(_submitted(bench)))
+        (step,) = _submitted(bench)
+        assert isinstance(step, TuneStep)
+        assert (step.max_size, step.max_kld, step.min_tokens_per_s, step.minutes) == ("Q4_K_M", 0.02, 20.0, 10.0)
+        assert (step.text, app.board.model(step.model).name) == (str(text), "qwen3-8b-f16")  # type: ignore[union-attr]
+        assert "--max-kld 0.02" in app.did
+
+
+async def test_a_point_is_made_as_it_was_found() -> None:
+    async with running(size=(160, 50), mode="tune") as (app, pilot, bench):
+        await until(pilot, lambda: "mix 2.89 MB" in screen_text(app))
+        grid = app.screen.query_one(Grid)
+        grid.focus()
+        points = script.points()
+        mix = next(number for number, point in enumerate(points) if point.mix)
+        recipe = next(number for number, point in enumerate(points) if point.label == "Q4_K_M")
+        grid.select(str(mix))
+        await pilot.press("m")
+        await until(pilot, lambda: len(_submitted(bench)) == 1)
+        grid.select(str(recipe))
+        await pilot.press("m")
+        await until(pilot, lambda: len(_submitted(bench)) == 2)
+        again, plain = _submitted(bench)
+        assert isinstance(again, TuneStep)
+        assert again.mix == points[mix].mix
+        assert (again.max_size, again.text, again.name) == (None, f"{data.HOME}/calibration.txt", "stdlib-4m-mix-2.36")
+        assert isinstance(plain, QuantizeStep)
+        assert (plain.type, plain.imatrix) == ("Q4_K_M", f"{data.HOME}/tune/imatrix.gguf")
+
+
+async def test_frontier_filters_map_and_views() -> None:
+    async with running(size=(80, 24), mode="tune") as (app, pilot, _):
+        await until(pilot, lambda: "Q4_K_M" in screen_text(app))
+        grid = app.screen.query_one(Grid)
+        assert len(grid.rows) == 10
+        await pilot.press("f")
+        await until(pilot, lambda: len(grid.rows) == 5)
+        grid.filter("kld<0.001")
+        assert [row.fields["mix"] for row in grid.rows] == ["yes", "yes"]
+        grid.filter("")
+        await pilot.press("w")
+        await until(pilot, lambda: "●" in screen_text(app) and "KLD against size" in screen_text(app))
+        await pilot.press("w")
+        await until(pilot, lambda: "cost of each tensor as Q4_K" in screen_text(app))
+        await pilot.press("c")
+        await until(pilot, lambda: "cost of each tensor as Q6_K" in screen_text(app))
+        await pilot.press("v")
+        await until(pilot, lambda: "types of mix" in screen_text(app))
+        await pilot.press("w", "enter")
+        assert app.is_running
+
+
+async def test_a_point_has_every_figure_and_a_broken_result_says_so() -> None:
+    async with running(size=(120, 40), mode="tune") as (app, pilot, bench):
+        await until(pilot, lambda: "mix 2.89 MB" in screen_text(app))
+        app.screen.query_one(Grid).focus()
+        await pilot.press("enter")
+        await until(pilot, lambda: "predicted KLD" in screen_text(app) and "tensors" in screen_text(app))
+        await pilot.press("escape")
+        bench.documents["j-500"] = "{}"
+        bench.queue["j-500"] = REPLACE(script.job(), id="j-500", created_at=bench.now)
+        await tick(app, pilot, bench)
+        await until(pilot, lambda: "cannot be read" in screen_text(app))
+
+
+# -- views ------------------------------------------------------------------------------------------------------------
+def test_what_is_not_measured_is_not_ranked() -> None:
+    members = view.family(next(e for e in data.models() if e.name == "qwen3-8b-q4_k_m"), data.models())
+    assert members[0].bytes >= members[-1].bytes
+    assert {entry.name for entry in members} >= {"qwen3-8b", "qwen3-8b-f16", "qwen3-8b-q4_k_m"}
+    base = view.base_of(members)
+    assert base is not None
+    assert base.name == "qwen3-8b-f16"
+    bare = [REPLACE(entry, measured={}) for entry in members]
+    assert view.best(bare, view.base_of(bare)) == frozenset()
+    worse = [
+        REPLACE(entry, measured={"mean_kld": 0.5}) if entry.name.endswith("q5_k_m") else
+        REPLACE(entry, measured={"mean_kld": 0.1}) if entry.name.endswith("q4_k_m") else entry
+        for entry in bare
+    ]  # fmt: skip
+    names = {entry.name for entry in worse if entry.id in view.best(worse, base)}
+    assert names == {"qwen3-8b-f16", "qwen3-8b-q4_k_m"}
+
+
+def test_parents_that_form_a_circle_end() -> None:
+    first, second = (REPLACE(entry, parent=other) for entry, other in zip(data.models()[:2], ("b", "a"), strict=True))
+    first, second = REPLACE(first, id="a"), REPLACE(second, id="b")
+    assert {entry.id for entry in view.family(first, [first, second])} == {"a", "b"}
+
+
+def test_a_wish_dims_what_misses_it() -> None:
+    rows = tuned.rows(script.points(), Wish(max_kld=0.005))
+    assert {row.fields["fits"] for row in rows} == {"yes", "no"}
+    assert all((row.fields["kld"] <= 0.005) == (row.fields["fits"] == "yes") for row in rows)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("glyphs", [UNICODE, ASCII], ids=lambda glyphs: glyphs.name)
+def test_the_map_and_the_plot_fit_every_width(glyphs: Any) -> None:
+    points = script.points()
+    for width in (20, 40, 78, 120, 158):
+        for mix in (None, script.mix()):
+            lines = tuned.heat(script.sensitivity(), "Q4_K", mix, width, glyphs)
+            assert all(width_of(line) == width for line in lines)
+        for height in (3, 8, 30):
+            lines = scatter(tuned.dots(points, points[0]), width, height, glyphs, show_x=str, show_y=str)
+            assert all(width_of(line) == width for line in lines)
+            assert len(lines) in (0, height)
+            text = "".join(span for line in lines for span, _ in line)
+            assert glyphs is UNICODE or text.isascii()
+
+
+def test_a_plot_of_odd_figures_is_drawn() -> None:
+    for dots in (
+        [Dot(0, 0)], [Dot(1, 0), Dot(1, 0)], [Dot(1e12, 1e-12, front=True), Dot(1, 1e9, front=True)],
+        [Dot(5, 0.1, "a\x1b[31m[/bold]", chosen=True)], [Dot(5, 0.1, "表" * 30)],
+    ):  # fmt: skip
+        lines = scatter(dots, 60, 12, UNICODE, show_x=lambda x: f"{x:g}", show_y=lambda y: f"{y:.1g}", floor=0.02)
+        assert [width_of(line) for line in lines] == [60] * 12
+
+
+def test_the_map_of_a_foreign_model_is_drawn() -> None:
+    names = {"blk.0.ssm_in.weight": {"Q4_K": 0.1}, "blk.10.x": {"Q4_K": 0.0}, "out\x1b": {"Q4_K": 1e-9}}
+    lines = tuned.heat(names, "Q4_K", {"blk.10.x": "Q8_0"}, 60, UNICODE)
+    assert all(width_of(line) == 60 for line in lines)
+    assert tuned.heat({}, "Q4_K", None, 60, UNICODE)
+
+
+def test_overrides_are_read_as_written() -> None:
+    assert view.overrides("") == {}
+    assert view.overrides("a=b=q6_K,") == {"a=b": "q6_K"}
+    with pytest.raises(ValueError, match="REGEX=TYPE"):
+        view.overrides("x=")
+
+
+def test_the_document_is_what_the_job_writes() -> None:
+    assert msgspec.json.decode(script.document())["points"][0]["label"].startswith("mix")

@@ -1,0 +1,202 @@
+"""What a search for mixes found: the frontier as rows and as dots, and the map of layers by kinds of tensor. Pure.
+
+Invariant: a point's figures were measured; the map's are predicted from measurements, and its heading says so.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from lathe.engine.tune.frontier import Point, Wish, pareto
+from lathe.tui import formats
+from lathe.tui.glyphs import Glyphs
+from lathe.tui.views.quantize import closeness
+from lathe.tui.widgets.columns import Column
+from lathe.tui.widgets.grid import Cell, Row
+from lathe.tui.widgets.paint import Line, cell, crop, fit
+from lathe.tui.widgets.plot import Dot
+
+if TYPE_CHECKING:
+    from lathe.engine.jobs.tune import FrontierFile
+
+COLUMNS = (
+    Column("", most=1),
+    Column("file", least=10, most=24, flex=True, sort="file"),
+    Column("size", ">", least=6, sort="size"),
+    Column("bits", ">", rank=2, least=4, sort="bits"),
+    Column("KLD", ">", least=7, sort="kld"),
+    Column("±", ">", rank=6, least=7),
+    Column("99.9 %", ">", rank=3, least=6),
+    Column("same top", ">", rank=5, least=6, sort="top"),
+    Column("ppl", ">", rank=4, least=6, sort="ppl"),
+    Column("tok/s", ">", least=5, sort="speed"),
+    Column("prompt/s", ">", rank=7, least=6),
+    Column("load", ">", rank=8, least=6),
+)
+_LAYER = re.compile(r"blk\.(\d+)\.(.+?)(?:\.weight)?")
+_INKS = ("faint", "dim", "text", "accent", "warn", "bad")
+"""Of the map, from harmless to costly."""
+SHADES = {"unicode": " ░▒▓█", "blocks": " ░▒▓█", "ascii": " .:*#"}
+_NAMES = {
+    "attn_q": "q", "attn_k": "k", "attn_v": "v", "attn_output": "o", "ffn_gate": "gate", "ffn_up": "up",
+    "ffn_down": "down", "attn_qkv": "qkv",
+}  # fmt: skip
+
+
+def mebibytes(size: float) -> str:
+    """Small files want digits: `2.75M`."""
+    return formats.size(size) if size >= 100 * 1024**2 else f"{size / 1024**2:.2f}M"
+
+
+def rows(points: Sequence[Point], wish: Wish, *, frontier_only: bool = False) -> list[Row]:
+    """Every point by size; a star marks those that no other beats, those that miss the wish are dim."""
+    stars = {id(point) for point in pareto(points)}
+    return [
+        _row(number, point, id(point) in stars, wish.granted(point))
+        for number, point in enumerate(points)
+        if not frontier_only or id(point) in stars
+    ]
+
+
+def _row(number: int, point: Point, star: bool, granted: bool) -> Row:
+    ink = "dim" if not granted else "value" if star else "text"
+    cells: tuple[Cell, ...] = (
+        ("*" if star else " ", "good"),
+        (point.label, ink),
+        (mebibytes(point.bytes), ink),
+        (f"{point.bits_per_weight:.2f}", "dim"),
+        (closeness(point.kld), ink),
+        (f"{point.kld_error:.1g}", "dim"),
+        (closeness(point.kld_99_9), ink),
+        (f"{point.same_top:.1%}", ink),
+        (f"{point.perplexity:.3f}", ink),
+        (formats.rate(point.tokens_per_s), ink),
+        (formats.rate(point.prompt_tokens_per_s), "dim"),
+        (formats.latency(point.load_s), "dim"),
+    )
+    fields: dict[str, str | float | None] = {
+        "file": point.label, "size": point.bytes / 1024**2, "bits": point.bits_per_weight, "kld": point.kld,
+        "top": point.same_top, "ppl": point.perplexity, "speed": point.tokens_per_s,
+        "mix": "yes" if point.mix else "no", "best": "yes" if star else "no", "fits": "yes" if granted else "no",
+    }  # fmt: skip
+    return Row(str(number), cells, fields)
+
+
+def dots(points: Sequence[Point], chosen: Point | None) -> list[Dot]:
+    """The same for the plot."""
+    stars = {id(point) for point in pareto(points)}
+    return [
+        Dot(point.bytes, point.kld, "mix" if point.mix else point.label, id(point) in stars, point is chosen)
+        for point in points
+    ]
+
+
+def facts(point: Point) -> list[tuple[str, str]]:
+    """Everything about a point, to read."""
+    found = [
+        ("file", point.label),
+        ("size", f"{formats.long_size(point.bytes)}  ({point.bytes:,} bytes)"),
+        ("bits per weight", f"{point.bits_per_weight:.3f}"),
+        ("mean KLD", f"{point.kld:.6f} ± {point.kld_error:.6f}"),
+        ("predicted KLD", formats.NONE if point.predicted_kld is None else f"{point.predicted_kld:.6f}"),
+        ("99.9 % KLD", f"{point.kld_99_9:.5f}"),
+        ("same top token", f"{point.same_top:.3%}"),
+        ("perplexity", f"{point.perplexity:.4f}"),
+        ("generation", f"{formats.rate(point.tokens_per_s)} tok/s"),
+        ("prompt", f"{formats.rate(point.prompt_tokens_per_s)} tok/s"),
+        ("load", formats.latency(point.load_s)),
+    ]
+    if point.mix:
+        counts: dict[str, int] = {}
+        for kind in point.mix.values():
+            counts[kind] = counts.get(kind, 0) + 1
+        ranked = sorted(counts.items(), key=lambda item: -item[1])
+        found.append(("tensors", "  ".join(f"{count} {kind}" for kind, count in ranked)))
+    return found
+
+
+def summary(file: FrontierFile) -> tuple[str, ...]:
+    """Where the figures come from."""
+    how = "all tokens" if file.exact else "most probable tokens"
+    return (f"{file.model} on {file.text}", f"{file.chunks} x {file.context} tokens", how, f"{file.readings} readings")
+
+
+# -- the map ----------------------------------------------------------------------------------------------------------
+def kinds_of(sensitivity: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Tensor types that something is known of, most often first."""
+    counts: dict[str, int] = {}
+    for by_kind in sensitivity.values():
+        for kind in by_kind:
+            counts[kind] = counts.get(kind, 0) + 1
+    return sorted(counts, key=lambda kind: -counts[kind])
+
+
+def heat(
+    sensitivity: Mapping[str, Mapping[str, float]],
+    kind: str,
+    mix: Mapping[str, str] | None,
+    width: int,
+    glyphs: Glyphs,
+) -> list[Line]:
+    """Layers by kinds of tensor: what each would cost as `kind`; with `mix`, the type each one gets.
+
+    Shades are logarithmic over all that is shown, so that the costliest tensor is full and a hundredth of it is not.
+    """
+    costs = {name: by_kind[kind] for name, by_kind in sensitivity.items() if kind in by_kind}
+    columns, table = _table(sensitivity)
+    if not costs or not columns:
+        return [[("Nothing is known of this type.", "dim")]]
+    top = max(costs.values())
+    label = max((len(row) for row in table), default=6)
+    each = max(2, min(12, (width - label - 1) // len(columns) - 1))
+    head = [(" " * (label + 1), "dim"), *((cell(_NAMES.get(c, c), each, "<", "") + " ", "dim") for c in columns)]
+    lines: list[Line] = [fit(head, width)]
+    for row, tensors in table.items():
+        line: Line = [(cell(row, label, ">") + " ", "dim")]
+        for column in columns:
+            name = tensors.get(column)
+            line.append(_heat_cell(name, costs, top, mix, each, glyphs))
+            line.append((" ", "text"))
+        lines.append(fit(line, width))
+    return lines
+
+
+def _heat_cell(
+    name: str | None, costs: Mapping[str, float], top: float, mix: Mapping[str, str] | None, each: int, glyphs: Glyphs
+) -> tuple[str, str]:
+    if name is None or name not in costs:
+        return " " * each, "text"
+    shades = SHADES[glyphs.name]
+    # Four decades from blank to full.
+    share = 0.0 if costs[name] <= 0 or top <= 0 else max(0.0, 1 + math.log10(costs[name] / top) / 4)
+    shade = shades[min(len(shades) - 1, round(share * (len(shades) - 1)))]
+    ink = _INKS[min(len(_INKS) - 1, round(share * (len(_INKS) - 1)))]
+    if mix is not None:
+        kind = mix.get(name, "as is").lower()
+        return cell(f"{shade}{kind}" if each >= 6 else crop(kind.removeprefix("i"), each, ""), each), ink
+    number = f"{1e5 * costs[name]:.3g}" if each >= 7 else ""
+    return cell(f"{shade * 2}{number}" if number else shade * each, each), ink
+
+
+def _table(names: Mapping[str, object]) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """Columns, and row -> column -> tensor; tensors outside of layers have rows of their own, last."""
+    columns: list[str] = []
+    table: dict[str, dict[str, str]] = {}
+    rest: dict[str, dict[str, str]] = {}
+    for name in names:
+        found = _LAYER.fullmatch(name)
+        if found is None:
+            rest[name.removesuffix(".weight").removesuffix("_embd")] = {"": name}
+            continue
+        table.setdefault(found[1], {})[found[2]] = name
+        if found[2] not in columns:
+            columns.append(found[2])
+    order = list(_NAMES)
+    columns.sort(key=lambda column: order.index(column) if column in order else len(order))
+    ordered = dict(sorted(table.items(), key=lambda item: int(item[0])))
+    for row, tensors in rest.items():
+        ordered[row] = {columns[0] if columns else "": next(iter(tensors.values()))}
+    return columns or [""], ordered
