@@ -67,7 +67,7 @@ from lathe.engine.states import EngineInfo, Fit, Forecast, ServerOptions, Server
 from lathe.engine.steps import ConvertStep, QuantizeStep, ScanStep, Step
 from lathe.engine.telemetry.sample import Sample
 from lathe.engine.telemetry.traffic import Observation
-from lathe.engine.workbench import ApiKey, Finding, LogPage, ModelDetails, SettingValue
+from lathe.engine.workbench import ApiKey, Finding, LogPage, ModelAlias, ModelDetails, SettingValue
 from lathe.engine.worker.messages import LoadOptions
 from lathe.engine.worker.pool import ModelPool
 from lathe.engine.worker.supervisor import Supervisor
@@ -246,6 +246,26 @@ class LocalWorkbench:
         self._publish(ModelsChanged((entry.id,)))
         return renamed
 
+    async def aliases(self) -> list[ModelAlias]:
+        """Every alias and every remote model, by name."""
+        return await asyncio.to_thread(self._catalogue.aliases)
+
+    async def set_alias(self, alias: ModelAlias) -> ModelAlias:
+        """Let a name stand for a model or for one of another server."""
+        if alias.remote and (state := self._pool.state(alias.name)) is not None:
+            await self._pool.unload(state.name)
+        kept = await asyncio.to_thread(self._catalogue.set_alias, alias)
+        self._publish(ModelsChanged(()))
+        return kept
+
+    async def remove_alias(self, name: str) -> ModelAlias:
+        """Forget an alias or a remote model."""
+        if self._pool.state(name) is not None:
+            await self._pool.unload(name)
+        removed = await asyncio.to_thread(self._catalogue.remove_alias, name)
+        self._publish(ModelsChanged(()))
+        return removed
+
     async def remove(self, reference: str, delete_files: bool = False, force: bool = False) -> list[str]:
         """Forget a model; returns the paths deleted."""
         entry = await self.resolve(reference)
@@ -277,6 +297,7 @@ class LocalWorkbench:
         check(request)
         entry = await self.resolve(request.model)
         with self._pulse.observe(entry.name, request.client) as seen:
+            seen.remote = entry.format == "remote"
             async with self._pool.lease(entry, self._filled(None)) as worker:
                 self._held[seen.id] = (worker, seen)
                 try:
@@ -286,10 +307,16 @@ class LocalWorkbench:
                 finally:
                     del self._held[seen.id]
 
-    async def render(self, model: str, messages: list[Message], tools: str | None = None) -> RenderedPrompt:
+    async def render(
+        self,
+        model: str,
+        messages: list[Message],
+        tools: str | None = None,
+        template_args: dict[str, str | bool | int | float] | None = None,
+    ) -> RenderedPrompt:
         """Apply the model's chat template."""
         async with await self._lease(model) as worker:
-            return await worker.render(messages, tools)
+            return await worker.render(messages, tools, template_args)
 
     async def tokenize(self, model: str, text: str, special: bool = False, bos: bool = False) -> list[int]:
         """Text to token ids."""

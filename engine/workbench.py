@@ -59,6 +59,23 @@ class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
     """Why the header cannot be read, where it cannot."""
 
 
+class ModelAlias(msgspec.Struct, frozen=True, kw_only=True):
+    """Another name for a model, or the name of a remote one."""
+
+    name: str
+    target: str
+    """Name of the model; of a remote one the URL of its server's API."""
+    model: str = ""
+    """What the remote server calls it; empty where it has only one."""
+    key: str | None = None
+    """Where the remote server's key is: `env:VARIABLE` or `file:PATH`, never the key itself."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether it points at another server."""
+        return "://" in self.target
+
+
 class SettingValue(msgspec.Struct, frozen=True, kw_only=True):
     """One setting with where its value comes from."""
 
@@ -143,6 +160,15 @@ class Workbench(Protocol):
     async def rename(self, reference: str, name: str) -> ModelEntry:
         """Give a model another name."""
 
+    async def aliases(self) -> list[ModelAlias]:
+        """Every alias and every remote model, by name."""
+
+    async def set_alias(self, alias: ModelAlias) -> ModelAlias:
+        """Let a name stand for a model or for one of another server, in place of what it stood for."""
+
+    async def remove_alias(self, name: str) -> ModelAlias:
+        """Forget an alias or a remote model."""
+
     async def remove(self, reference: str, delete_files: bool = False, force: bool = False) -> list[str]:
         """Forget a model; delete its files only when asked, and foreign files only with `force`.
 
@@ -158,8 +184,14 @@ class Workbench(Protocol):
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Stream an answer; loads the model on demand; leaving the loop cancels."""
 
-    async def render(self, model: str, messages: list[Message], tools: str | None = None) -> RenderedPrompt:
-        """Apply the model's chat template."""
+    async def render(
+        self,
+        model: str,
+        messages: list[Message],
+        tools: str | None = None,
+        template_args: dict[str, str | bool | int | float] | None = None,
+    ) -> RenderedPrompt:
+        """Apply the model's chat template; `template_args` are variables of it, such as `enable_thinking`."""
 
     async def tokenize(self, model: str, text: str, special: bool = False, bos: bool = False) -> list[int]:
         """Text to token ids."""

@@ -223,6 +223,14 @@ def m008_key_stores(db: Connection) -> None:
     db.execute("ALTER TABLE api_keys ADD COLUMN stores TEXT NOT NULL DEFAULT '[]'")
 
 
+def m009_aliases(db: Connection) -> None:
+    """Other names of models."""
+    db.execute("""
+        CREATE TABLE aliases (
+            name TEXT PRIMARY KEY COLLATE NOCASE, target TEXT NOT NULL, set_at REAL NOT NULL
+        ) STRICT""")
+
+
 WORKSPACE = Schema(
     "Lathe workspace",
     0x4C415448,
@@ -235,9 +243,10 @@ WORKSPACE = Schema(
         m006_api_keys,
         m007_hashes,
         m008_key_stores,
+        m009_aliases,
     ),
 )
-"""`lathe.db`: models, jobs, runs, requests, samples, API keys."""
+"""`lathe.db`: models, jobs, runs, requests, samples, API keys, aliases."""
 
 
 def e001_evals(db: Connection) -> None:

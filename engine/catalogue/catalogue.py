@@ -7,22 +7,26 @@ model or raises an error that says which ones it could mean.
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urldefrag, urlsplit, urlunsplit
 
 import msgspec
 from lathe.engine.catalogue import register, removal
 from lathe.engine.catalogue.naming import clean
 from lathe.engine.catalogue.scan import current_id, identify
+from lathe.engine.catalogue.secrets import KEY, checked
 from lathe.engine.embedded import CHECKPOINT
 from lathe.engine.errors import LatheError, MissingError, UsageError, describe
 from lathe.engine.jobs.values import Outcome
 from lathe.engine.steps import Step
-from lathe.engine.workbench import ModelDetails
+from lathe.engine.workbench import ModelAlias, ModelDetails
 from lathe.quantize.card import ModelCard
 from lathe.quantize.cards import read_card
 from lathe.quantize.errors import QuantizeError
+from lathe.store.aliases import Alias, Aliases
 from lathe.store.database import Database
 from lathe.store.errors import StoreError
 from lathe.store.hashes import Hashes
@@ -51,7 +55,7 @@ class Catalogue:
         """
         if not _is_text(reference):
             raise self._missing(reference)
-        found = self._database.read(lambda db: Models(db).find(reference))
+        found = self._database.read(lambda db: _meant(db, reference))
         if len(found) == 1:
             return found[0]
         if found:
@@ -85,12 +89,80 @@ class Catalogue:
         return ModelDetails(entry=entry, card=card, children=children, problem=problem)
 
     def rename(self, reference: str, name: str) -> ModelEntry:
-        """Give a model another name; raises UsageError where the name is taken or no name."""
+        """Give a model another name, which its aliases follow; raises UsageError where the name is taken or no name."""
         entry = self.resolve(reference)
-        if clean(name) != name:
-            raise UsageError(f"{name!r} cannot be a name", hint=f"{clean(name)!r} could")
+
+        def work(db: Connection) -> ModelEntry:
+            renamed = Models(db).rename(entry.id, _name(name))
+            Aliases(db).follow(entry.name, name)
+            return renamed
+
         try:
-            return self._database.write(lambda db: Models(db).rename(entry.id, name)).result()
+            return self._database.write(work).result()
+        except StoreError as error:
+            raise UsageError(error.message, hint=error.hint) from error
+
+    # -- aliases and remote models -------------------------------------------------------------------------------
+    def aliases(self) -> list[ModelAlias]:
+        """Every alias and every remote model, by name."""
+        kept = [ModelAlias(name=alias.name, target=alias.target) for alias in self._aliases()]
+        kept += [_remote(entry) for entry in self.all() if entry.origin == "remote"]
+        return sorted(kept, key=lambda alias: alias.name.casefold())
+
+    def set_alias(self, alias: ModelAlias) -> ModelAlias:
+        """Let a name stand for a model, in place of what it stood for; raises UsageError where a model has it."""
+        if alias.remote:
+            return _remote(self._enter_remote(alias))
+        kept = Alias(name=_name(alias.name), target=self.resolve(alias.target).name, set_at=self._now())
+        try:
+            self._database.write(lambda db: Aliases(db).put(kept)).result()
+        except StoreError as error:
+            raise UsageError(error.message, hint=error.hint) from error
+        return ModelAlias(name=kept.name, target=kept.target)
+
+    def remove_alias(self, name: str) -> ModelAlias:
+        """Forget an alias or a remote model; raises NotFound where there is neither."""
+
+        def work(db: Connection) -> ModelAlias:
+            for entry in Models(db).find(name):
+                if entry.origin == "remote" and entry.name == name:
+                    Models(db).remove(entry.id)
+                    Aliases(db).forget(name)
+                    return _remote(entry)
+            removed = Aliases(db).remove(name)
+            return ModelAlias(name=removed.name, target=removed.target)
+
+        return self._database.write(work).result()
+
+    def _aliases(self) -> list[Alias]:
+        return self._database.read(lambda db: Aliases(db).all())
+
+    def _enter_remote(self, alias: ModelAlias) -> ModelEntry:
+        """Enter a model of an OpenAI-compatible server, or change the one of that name.
+
+        Raises:
+            UsageError: the URL or the key's reference is none, or a model that is no remote one has the name.
+        """
+        name, path = _name(alias.name), remote_path(alias.target, alias.model)
+        recipe: dict[str, float | int | str | bool | None] = {} if alias.key is None else {KEY: checked(alias.key)}
+        entry = ModelEntry(
+            id=hashlib.sha256(f"{path}\0{alias.key}".encode()).hexdigest()[:12], name=name, path=path, format="remote",
+            bytes=0, origin="remote", recipe=recipe, added_at=self._now(),
+        )  # fmt: skip
+
+        def work(db: Connection) -> ModelEntry:
+            models = Models(db)
+            for old in models.all():
+                same = old.name.casefold() == name.casefold()
+                if same and old.origin != "remote":
+                    raise StoreError(f"a model is called {old.name!r}", hint="choose another name, or rename the model")
+                if same or old.path == path:
+                    models.remove(old.id)
+            Aliases(db).follow(name, name)
+            return models.put(entry)
+
+        try:
+            return self._database.write(work).result()
         except StoreError as error:
             raise UsageError(error.message, hint=error.hint) from error
 
@@ -111,6 +183,7 @@ class Catalogue:
 
         def work(db: Connection) -> None:
             Models(db).remove(entry.id)
+            Aliases(db).forget(entry.name)
             Hashes(db).forget(entry.path)
 
         self._database.write(work).result()
@@ -129,10 +202,55 @@ class Catalogue:
 
     def _missing(self, reference: str) -> MissingError:
         names = {entry.name.casefold(): entry.name for entry in self.all()}
+        names |= {alias.name.casefold(): alias.name for alias in self._aliases()}
         near = [names[name] for name in difflib.get_close_matches(reference.casefold(), names, n=3, cutoff=0.5)]
         near += [name for folded, name in names.items() if reference.casefold() in folded and name not in near][:3]
         hint = f"did you mean {', '.join(near[:3])}?" if near else "`lathe models scan` finds what is on this machine"
         return MissingError(f"no model is called {reference!r}", hint=hint)
+
+
+def _meant(db: Connection, reference: str) -> list[ModelEntry]:
+    """Models that a reference names; an alias counts where no model has that very name."""
+    models = Models(db)
+    found = models.find(reference)
+    if len(found) == 1 and reference in (found[0].name, found[0].path, found[0].id):
+        return found
+    target = Aliases(db).target(reference)
+    return models.find(target) if target is not None else found
+
+
+def _name(name: str) -> str:
+    if clean(name) != name:
+        raise UsageError(f"{name!r} cannot be a name", hint=f"{clean(name)!r} could")
+    return name
+
+
+def _remote(entry: ModelEntry) -> ModelAlias:
+    url, model = urldefrag(entry.path)
+    key = entry.recipe.get(KEY)
+    return ModelAlias(name=entry.name, target=url, model=model, key=key if isinstance(key, str) else None)
+
+
+def remote_path(url: str, model: str) -> str:
+    """How a remote model is written in the catalogue: its API's URL and, as fragment, its name there.
+
+    Raises:
+        UsageError: the URL is none of http or https, or holds a password, a query or a fragment.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise UsageError(f"{url!r} is no URL: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"{url!r} is no URL of a server", hint="such as http://127.0.0.1:8000/v1")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise UsageError(
+            "a URL with a password, query or fragment is not stored", hint="keys go to --key-env, --key-file"
+        )
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    place = host if port is None else f"{host}:{port}"
+    return urlunsplit((parts.scheme, place, parts.path.rstrip("/"), "", model))
 
 
 def _is_text(reference: str) -> bool:

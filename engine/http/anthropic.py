@@ -92,7 +92,9 @@ async def count_tokens(call: Call) -> Reply:
     """POST /v1/messages/count_tokens."""
     body: Conversation = call.body
     entry = await call.find(body.model)
-    rendered = await call.service.workbench.render(entry.name, list(engine_messages(body)), tools_of(body).template)
+    rendered = await call.service.workbench.render(
+        entry.name, list(engine_messages(body)), tools_of(body).template, template_args(body)
+    )
     return Json(TokenCount(len(rendered.tokens)))
 
 

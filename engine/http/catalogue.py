@@ -32,6 +32,8 @@ class Catalogue:
         """Ids; None: every registered model."""
         self._clock = clock
         self._entries: list[ModelEntry] = []
+        self._aliases: dict[str, str] = {}
+        """Alias -> name of its model."""
         self._read_at: float | None = None
 
     async def entries(self, allowed: frozenset[str] = frozenset()) -> list[ModelEntry]:
@@ -40,10 +42,19 @@ class Catalogue:
         if self._read_at is None or now - self._read_at >= FRESH_S:
             found = await self._workbench.models()
             self._entries = [entry for entry in found if self._serves(entry)]
+            names = {entry.name for entry in self._entries}
+            aliases = await self._workbench.aliases()
+            self._aliases = {alias.name: alias.target for alias in aliases if alias.target in names}
             self._read_at = now
         if not allowed:
             return self._entries
-        return [entry for entry in self._entries if entry.name in allowed or entry.id in allowed]
+        named = allowed | {target for alias, target in self._aliases.items() if alias in allowed}
+        return [entry for entry in self._entries if entry.name in named or entry.id in named]
+
+    async def aliases(self, allowed: frozenset[str] = frozenset()) -> list[tuple[str, ModelEntry]]:
+        """Return the other names under which such a key may use models."""
+        entries = {entry.name: entry for entry in await self.entries(allowed)}
+        return [(alias, entries[target]) for alias, target in self._aliases.items() if target in entries]
 
     async def find(self, reference: str | None, allowed: frozenset[str] = frozenset()) -> ModelEntry:
         """Return the model a client means; without a name, the only one there is.
@@ -54,11 +65,14 @@ class Catalogue:
         entries = await self.entries(allowed)
         if not reference:
             return await self._only(entries)
+        named = dict(await self.aliases(allowed))
         for name in (reference, reference.removesuffix(":latest")):
             for entry in entries:
                 if name in (entry.name, entry.id):
                     return entry
-        near = get_close_matches(reference[:100], [entry.name for entry in entries], 1)
+            if name in named:
+                return named[name]
+        near = get_close_matches(reference[:100], [*(entry.name for entry in entries), *named], 1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise Problem(404, f"no model '{reference[:100]}' is served here{hint}", param="model", code="model_not_found")
 

@@ -93,7 +93,10 @@ async def list_models(call: Call) -> Reply:
     """GET /v1/models."""
     entries = await call.service.catalogue.entries(call.principal.models)
     loaded = {worker.model_id for worker in await _workers(call)}
-    return Json(ModelList("list", [_model(entry, entry.id in loaded) for entry in entries]))
+    listed = [_model(entry, entry.id in loaded) for entry in entries]
+    for alias, entry in await call.service.catalogue.aliases(call.principal.models):
+        listed.append(msgspec.structs.replace(_model(entry, entry.id in loaded), id=alias))
+    return Json(ModelList("list", listed))
 
 
 async def show_model(call: Call) -> Reply:

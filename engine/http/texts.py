@@ -74,6 +74,7 @@ class TemplateBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omi
     messages: Messages
     model: ModelName | None = None
     tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
+    chat_template_kwargs: dict[str, str | bool | int | float] | None = None
 
 
 class TemplateResult(msgspec.Struct):
@@ -154,7 +155,9 @@ async def apply_template(call: Call) -> Reply:
     body: TemplateBody = call.body
     entry = await call.find(body.model)
     tools = toolbox([tool.function for tool in body.tools or ()], "auto", named=False).template
-    rendered = await call.service.workbench.render(entry.name, list(engine_messages(body.messages)), tools)
+    rendered = await call.service.workbench.render(
+        entry.name, list(engine_messages(body.messages)), tools, body.chat_template_kwargs
+    )
     return Json(TemplateResult(rendered.text, len(rendered.tokens), rendered.template_sha256))
 
 

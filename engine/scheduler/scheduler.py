@@ -129,11 +129,21 @@ class Scheduler:
             if chunk.start < sequence.prompt_tokens:
                 self.ledger.publish(sequence.hold, sequence.tokens)
                 self._shares.serve(sequence.principal, prompt_tokens=chunk.count)
-        self._pacer.observe(plan.streams, plan.short, plan.long, seconds)
+        if not plan.drafted:
+            self._pacer.observe(plan.streams, plan.short, plan.long, seconds)
+
+    def settle(self, sequence: Sequence) -> None:
+        """Give back the cells of guesses that were wrong, once the right tokens are appended."""
+        sequence.draft = []
+        hold = sequence.hold
+        if hold is not None:
+            self.ledger.rewind(hold, min(hold.computed, len(sequence.tokens) - 1))
+            sequence.outputs_from = hold.computed
 
     def undo(self, plan: Plan) -> None:
         """Note that a plan's batch was aborted; its tokens are planned again."""
         for chunk in plan.chunks:
+            chunk.sequence.draft = []
             if chunk.sequence.hold is not None:
                 self.ledger.undo(chunk.sequence.hold)
 

@@ -15,8 +15,9 @@ class Sequence:
     """
 
     __slots__ = (
-        "answer_tokens", "borrowed", "deadline", "hold", "lane", "leader", "leader_at", "long", "order", "outputs_from",
-        "principal", "priority", "prompt_tokens", "queued_at", "realm", "request", "scheduled_at", "tokens",
+        "answer_tokens", "borrowed", "deadline", "draft", "hold", "lane", "leader", "leader_at", "long", "order",
+        "outputs_from", "principal", "priority", "prompt_tokens", "queued_at", "realm", "request", "scheduled_at",
+        "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +57,8 @@ class Sequence:
         self.deadline = deadline
         self.outputs_from: int = len(tokens) - 1 if outputs_from is None else outputs_from
         """Position of the next token whose logits are still wanted."""
+        self.draft: list[int] = []
+        """Guessed to come next; computed behind the tokens, and kept as far as the model agrees."""
         self.order = 0
         self.hold: Hold | None = None
         self.leader: Sequence | None = None
@@ -97,6 +100,12 @@ class Chunk(msgspec.Struct, frozen=True):
     outputs: int
     """How many of them, the last ones, give logits."""
 
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens themselves, those of a draft included."""
+        sequence, end = self.sequence, self.start + self.count
+        return sequence.tokens[self.start : end] + sequence.draft[: max(0, end - len(sequence.tokens))]
+
 
 class Plan(msgspec.Struct, frozen=True):
     """One iteration."""
@@ -112,8 +121,10 @@ class Plan(msgspec.Struct, frozen=True):
     """Tokens of short prompts."""
     long: int = 0
     lane: Hashable = None
+    drafted: int = 0
+    """Rows of sequences that decode with a draft; their chunks stand behind those of the other streams."""
 
     @property
     def rows(self) -> int:
         """Tokens in the batch."""
-        return self.streams + self.short + self.long
+        return self.streams + self.drafted + self.short + self.long

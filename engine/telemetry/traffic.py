@@ -30,6 +30,8 @@ class Observation:
         self.id = request_id
         self.model = model
         self.client = client
+        self.remote = False
+        """Answered by another server, which names no token ids."""
         self.number: int | None = None
         """The request's id inside its worker; the worker's statistics know it by that."""
         self.started = meter.now()
@@ -49,7 +51,8 @@ class Observation:
     def on_delta(self, delta: Delta, at: float | None = None) -> None:
         """Count a delta at the moment it was made; None: as it arrives."""
         now = self._meter.now() if at is None else at
-        tokens = len(delta.tokens)
+        # Of a remote server each piece of text counts as one token, which it nearly always is.
+        tokens = len(delta.tokens) or int(bool(delta.text) and self.remote and not delta.finish)
         if tokens:
             self._count(tokens, now)
         if delta.finish:

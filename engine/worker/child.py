@@ -248,7 +248,7 @@ class Worker:
                 self._outbox.send((Loading(fraction),))
 
         try:
-            backend = create(backend_for(load.path, load.options), self._exchanges.send)
+            backend = create(backend_for(load.path, load.options), self._exchanges.send, load.secret)
             info = backend.load(load.path, load.name, load.options, progress)
         except Exception as error:  # noqa: BLE001 - the parent is told why
             failure = describe(error)

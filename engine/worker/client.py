@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lathe.engine import process
+from lathe.engine.catalogue.secrets import secret_of
 from lathe.engine.errors import CrashedError, Failure, LatheError, UnavailableError, revive
 from lathe.engine.generation import (
     Delta,
@@ -92,10 +93,11 @@ class WorkerClient:
             CrashedError: the process died while loading.
             LatheError: it said why it cannot load.
         """
+        secret = secret_of(entry)
         client = cls(await launch(entry.name, log_path), on_change)
         try:
             with contextlib.suppress(CrashedError):  # the reader learns why, and `_ready` tells
-                await client._child.send(m.Load(entry.path, entry.name, options))
+                await client._child.send(m.Load(entry.path, entry.name, options, secret=secret))
             client.info = await client._ready
         except BaseException:
             await client.stop(grace_s=0.5)

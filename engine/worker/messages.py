@@ -68,6 +68,8 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     name: str
     options: LoadOptions
     protocol: int = PROTOCOL
+    secret: str | None = None
+    """The key of a remote server; it travels here alone, never in options or states that others see."""
 
 
 class Generate(msgspec.Struct, frozen=True, tag=True):

@@ -45,7 +45,7 @@ class Sampler:
         """Build the chain; touches the vocabulary only, so any thread may.
 
         Args:
-            vocab: llama.cpp's vocabulary.
+            vocab: llama.cpp's vocabulary; None where the model is another library's: then without grammar and DRY.
             context: tokens per sequence; what -1 means for a window.
             seed: of this choice.
             end_tokens: tokens that end a generation; forbidden with `ignore_eos`.
@@ -136,7 +136,7 @@ class Sampler:
         """Draw a token and remember it.
 
         Args:
-            context: llama.cpp's context, after a decode.
+            context: llama.cpp's context, after a decode; None: `logits` are all there is.
             index: of the token in the batch whose logits to use.
             logits: the same logits, n_vocab of them; not changed.
 
@@ -146,7 +146,11 @@ class Sampler:
         if self.greedy:
             return int(logits.argmax())
         if self._grammar is None:
-            token: int = self._lib.llama_sampler_sample(self._chain, context, index)
+            if context is not None:
+                token: int = self._lib.llama_sampler_sample(self._chain, context, index)
+                return token
+            token = self._apply(self._chain, np.empty(self._n_vocab, _CANDIDATE), logits)
+            self._lib.llama_sampler_accept(self._chain, token)
             return token
         token = self._constrained(logits)
         self._lib.llama_sampler_accept(self._chain, token)

@@ -71,7 +71,13 @@ class TableModel:
     async def tokenize(self, model: str, text: str, special: bool = False, bos: bool = False) -> list[int]:
         return list(text.encode())
 
-    async def render(self, model: str, messages: list[Message], tools: str | None = None) -> RenderedPrompt:
+    async def render(
+        self,
+        model: str,
+        messages: list[Message],
+        tools: str | None = None,
+        template_args: dict[str, str | bool | int | float] | None = None,
+    ) -> RenderedPrompt:
         text = "".join(f"{m.role}: {m.content}\n" for m in messages)
         return RenderedPrompt(text, tuple(text.encode()), self.template)
 

@@ -75,7 +75,7 @@ from lathe.engine.states import (
 )
 from lathe.engine.steps import ConvertStep, QuantizeStep, RagBuildStep, ScanStep, Step
 from lathe.engine.telemetry.sample import Sample
-from lathe.engine.workbench import ApiKey, Finding, LogPage, ModelDetails, SettingValue
+from lathe.engine.workbench import ApiKey, Finding, LogPage, ModelAlias, ModelDetails, SettingValue
 from lathe.engine.worker.messages import LoadOptions
 from lathe.quantize.card import ModelCard
 from lathe.store.evals import Review
@@ -251,6 +251,22 @@ class ScriptedWorkbench:
         self.emit(ModelsChanged((entry.id,)))
         return entry
 
+    async def aliases(self) -> list[ModelAlias]:
+        self._enter("aliases")
+        return sorted(self.model_aliases.values(), key=lambda alias: alias.name)
+
+    async def set_alias(self, alias: ModelAlias) -> ModelAlias:
+        self._enter("set_alias", alias)
+        self.model_aliases[alias.name] = alias
+        self.emit(ModelsChanged(()))
+        return alias
+
+    async def remove_alias(self, name: str) -> ModelAlias:
+        self._enter("remove_alias", name)
+        if name not in self.model_aliases:
+            raise MissingError(f"there is no alias {name!r}")
+        return self.model_aliases.pop(name)
+
     async def remove(self, reference: str, delete_files: bool = False, force: bool = False) -> list[str]:
         self._enter("remove", reference, delete_files, force)
         entry = self._find(reference)
@@ -335,7 +351,13 @@ class ScriptedWorkbench:
             if not self.requests.get(id_, row).finished:
                 self.requests[id_] = REPLACE(row, stage="cancelled", generated=generated, finished=True)
 
-    async def render(self, model: str, messages: list[Message], tools: str | None = None) -> RenderedPrompt:
+    async def render(
+        self,
+        model: str,
+        messages: list[Message],
+        tools: str | None = None,
+        template_args: dict[str, str | bool | int | float] | None = None,
+    ) -> RenderedPrompt:
         self._enter("render")
         self._find(model)
         return language.render(messages)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from lathe.engine.errors import UsageError
 from lathe.engine.jobs.values import Job
 from lathe.engine.states import Fit
 from lathe.engine.steps import ScanStep, VerifyStep
-from lathe.engine.workbench import ModelDetails, Workbench
+from lathe.engine.workbench import ModelAlias, ModelDetails, Workbench
 from lathe.engine.worker.messages import LoadOptions
 from lathe.store.models import ModelEntry
 from lathe.tui.cli.follow import run_step
@@ -163,6 +164,48 @@ def rename(shell: Shell, model: str, name: str) -> None:
         return await workbench.rename(model, name)
 
     put(shell.run(work).name)
+
+
+@models.command()
+@click.argument("name", required=False)
+@click.argument("target", required=False)
+@click.option("--model", "remote", metavar="ID", default="", help="What the remote server calls the model.")
+@click.option("--key-env", metavar="NAME", help="Variable of the engine's environment that holds the server's key.")
+@click.option("--key-file", metavar="PATH", help="File that holds the server's key; nobody else may read it.")
+@click.option("--rm", "remove", is_flag=True, help="Forget NAME.")
+@as_json_option
+@click.pass_obj
+def alias(
+    shell: Shell, name: str | None, target: str | None, remote: str, key_env: str | None, key_file: str | None,
+    remove: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Let NAME stand for TARGET, a model or the URL of an OpenAI-compatible server; without arguments list them.
+
+    \b
+      lathe models alias prod qwen3-8b-q4_k_m
+      lathe models alias big http://gpu-box:8000/v1 --model Qwen/Qwen3-32B --key-env VLLM_KEY
+    """
+    if remove != (name is not None and target is None) or (key_env and key_file):
+        raise UsageError("give NAME TARGET, NAME --rm, or nothing", hint="and one of --key-env and --key-file at most")
+    if (remote or key_env or key_file) and not (target and "://" in target):
+        raise UsageError("--model, --key-env and --key-file belong to the URL of a server")
+    key = f"env:{key_env}" if key_env else f"file:{key_file}" if key_file else None
+
+    async def work(workbench: Workbench) -> list[ModelAlias]:
+        if name is None:
+            return await workbench.aliases()
+        if target is None:
+            return [await workbench.remove_alias(name)]
+        return [await workbench.set_alias(ModelAlias(name=name, target=target, model=remote, key=key))]
+
+    found = shell.run(work, as_json=as_json)
+    if as_json:
+        put_json(found)
+    elif name is None:
+        rows = [(one.name, one.target, one.model or "-", one.key or "-") for one in found]
+        put_table(("name", "stands for", "there called", "key"), rows)
+    else:
+        put(f"forgot {name}" if remove else f"{name} -> {found[0].target}")
 
 
 @models.command()

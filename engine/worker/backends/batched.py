@@ -28,6 +28,7 @@ from lathe.engine.worker.backends.llama.generation import Choice, Generation
 from lathe.engine.worker.backends.llama.meter import Meter
 from lathe.engine.worker.backends.llama.probabilities import Rows
 from lathe.engine.worker.backends.llama.scoring import Branch, Scoring
+from lathe.engine.worker.backends.llama.speculation import Speculator
 from lathe.engine.worker.backends.protocol import Ask, Emit, Lookup, Progress
 from lathe.engine.worker.messages import (
     Detokenize,
@@ -105,6 +106,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     adapters: Adapting
     embedder: TextEmbedder
     admission: Admission
+    speculator: Speculator | None = None
+    """Guesses ahead; None where nobody asked for it."""
 
 
 class Assemble(Protocol):
@@ -134,6 +137,7 @@ class Batched:
         self._vocabulary, self._template = parts.vocabulary, parts.template
         self._ledger, self._scheduler, self._ring = parts.ledger, parts.scheduler, parts.ring
         self._adapters, self._embedder, self._admission = parts.adapters, parts.embedder, parts.admission
+        self._speculator = parts.speculator
         if parts.info.chat_template:
             self._renderer.warm_up()
         return parts.info
@@ -206,6 +210,8 @@ class Batched:
                 self._end(owner.generation, "deadline")
         if not plan.chunks:
             return
+        if self._speculator is not None:
+            plan = self._speculator.extended(plan)
         self._adapters.activate(plan.lane)  # type: ignore[arg-type]  # lanes are ours
         seconds = self._ring.compute(plan)
         if seconds is None:
@@ -228,7 +234,10 @@ class Batched:
             row += chunk.outputs
             owner = self._owners.get(chunk.sequence)
             if isinstance(owner, Choice):
-                self._advance(owner, chunk, mine, end - 1, now)
+                if chunk.sequence.draft:
+                    self._confirm(owner, chunk, mine, end - chunk.count, now)
+                else:
+                    self._advance(owner, chunk, mine, end - 1, now)
             elif owner is not None:
                 self._judge(owner, chunk, mine)
 
@@ -256,6 +265,39 @@ class Batched:
                 self._scheduler.append(sequence, token)
                 self._meter.generated_tokens += 1
             reason = generation.token(choice, token, rows[-1], now)
+        if reason is not None:
+            self._finish(choice, reason, now)
+
+    def _confirm(self, choice: Choice, chunk: Chunk, rows: Rows, index: int, now: float) -> None:
+        """Draw tokens as long as they are those that were guessed, and one more; `index` is the batch's first row."""
+        generation, sequence = choice.generation, choice.sequence
+        self._touched[generation.id] = generation
+        draft = sequence.draft
+        reason: FinishReason | None = None
+        right = 0
+        for place, row in enumerate(rows):
+            try:
+                token = choice.sampler.sample(self._ring.handle, index + place, row)
+            except UsageError as error:
+                self._scheduler.settle(sequence)
+                self._fail(generation, error)
+                return
+            if not generation.ends_with(token):
+                self._scheduler.append(sequence, token)
+                self._meter.generated_tokens += 1
+            reason = generation.token(choice, token, row, now)
+            if place == len(draft) or token != draft[place]:
+                break
+            right += 1
+            if reason is not None:
+                break
+        self._scheduler.settle(sequence)
+        choice.drafted += len(draft)
+        choice.accepted += right
+        self._meter.draft_tokens += len(draft)
+        self._meter.accepted_tokens += right
+        assert self._speculator is not None
+        self._speculator.note(sequence, len(draft), right)
         if reason is not None:
             self._finish(choice, reason, now)
 
@@ -321,6 +363,8 @@ class Batched:
         for sequence in sequences:
             self._scheduler.end(sequence)
             self._owners.pop(sequence, None)
+            if self._speculator is not None:
+                self._speculator.forget(sequence)
 
     def _forget(self, sequence: Sequence) -> None:
         """Let go of a realm that was one request's alone."""

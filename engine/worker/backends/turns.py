@@ -100,8 +100,9 @@ class Turns:
         self._generated_tokens = 0
 
     def load(self, path: str, name: str, options: LoadOptions, progress: Progress) -> WorkerInfo:
-        self._slots = options.slots
-        return self._model.load(path, name, options, progress)
+        info = self._model.load(path, name, options, progress)
+        self._slots = info.slots
+        return info
 
     def answer(self, lookup: Lookup) -> Tokens | Text | Prompt:
         match lookup:

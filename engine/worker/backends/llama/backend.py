@@ -11,6 +11,7 @@ from lathe.engine.worker.backends.llama.embedding import Embedder
 from lathe.engine.worker.backends.llama.lexicon import Lexicon
 from lathe.engine.worker.backends.llama.loading import Loaded, load
 from lathe.engine.worker.backends.llama.ring import Ring
+from lathe.engine.worker.backends.llama.speculation import DraftModel, Speculator, guesser_for
 from lathe.engine.worker.backends.protocol import Emit, Progress
 from lathe.engine.worker.messages import LoadOptions
 from lathe.engine.worker.renderer import Renderer
@@ -44,9 +45,18 @@ def assemble(path: str, options: LoadOptions, progress: Progress, renderer: Rend
     )  # fmt: skip
     adapters = Adapters(model, loaded.context, options.adapters)
     embedder = Embedder(model, options)
+    guesser = guesser_for(
+        options.draft, lexicon, recurrent=loaded.recurrent,
+        make=lambda path: DraftModel(
+            path, lexicon, slots=options.slots, cells=info.kv_tokens, threads=info.threads,
+            gpu_layers=-1 if info.gpu_layers else 0,
+        ),
+    )  # fmt: skip
+    most_rows = min(loaded.context.n_batch, loaded.max_outputs)
     return Parts(
         info=info, vocabulary=lexicon, template=template, ledger=ledger, scheduler=scheduler,
         ring=Ring(loaded.context, loaded.max_outputs), adapters=adapters, embedder=embedder,
+        speculator=None if guesser is None else Speculator(guesser, ledger, most_rows=most_rows),
         admission=Admission(
             info, lexicon, template, adapters, keeps_prefixes=options.prefix_cache, longest_text=embedder.longest,
             samplers=lambda sampling, seed, grammar: Sampler(

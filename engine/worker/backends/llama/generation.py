@@ -20,7 +20,7 @@ from lathe.engine.worker.vocabulary import Vocabulary
 class Choice:
     """One of the `n` answers."""
 
-    __slots__ = ("generation", "index", "over", "sampler", "sequence", "stream")
+    __slots__ = ("accepted", "drafted", "generation", "index", "over", "sampler", "sequence", "stream")
 
     def __init__(self, generation: Generation, index: int, sequence: Sequence, sampler: Sampler) -> None:
         self.generation = generation
@@ -29,6 +29,10 @@ class Choice:
         self.sampler = sampler
         self.stream = TextStream(generation.request.stop)
         self.over = False
+        self.drafted = 0
+        """Tokens that were guessed ahead."""
+        self.accepted = 0
+        """Of those, the ones that the sampler drew as well."""
 
 
 class Generation:
@@ -170,6 +174,8 @@ class Generation:
             completion_tokens=sum(one.generated for one in sequences),
             cached_tokens=sequences[0].borrowed or 0,
             truncated_tokens=self._truncated,
+            draft_tokens=sum(one.drafted for one in self.choices),
+            accepted_tokens=sum(one.accepted for one in self.choices),
         )
 
     def _timing(self, now: float) -> Timing:

@@ -26,6 +26,8 @@ class Meter:
         self.generated_tokens = 0
         self.prompt_tokens = 0
         self.cached_tokens = 0
+        self.draft_tokens = 0
+        self.accepted_tokens = 0
         self._iterations = 0
         self._prefill_s = 0.0
         self._decode_s = 0.0
@@ -38,7 +40,7 @@ class Meter:
         self._iterations += 1
         self.prompt_tokens += prompt
         self._prefill_s += seconds * prompt / plan.rows
-        self._decode_s += seconds * plan.streams / plan.rows
+        self._decode_s += seconds * (plan.streams + plan.drafted) / plan.rows
         for chunk in plan.chunks:
             sequence = chunk.sequence
             if sequence.borrowed and sequence.generated == 0 and chunk.start == sequence.borrowed:
@@ -65,6 +67,8 @@ class Meter:
             cache_nodes=ledger.nodes,
             cache_tokens=ledger.cached,
             preemptions=scheduler.preemptions,
+            draft_tokens=self.draft_tokens,
+            accepted_tokens=self.accepted_tokens,
         )
 
     def stats(self, busy_s: float, requests: Sequence[RequestState]) -> WorkerStats:

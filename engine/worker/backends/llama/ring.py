@@ -71,7 +71,7 @@ class Ring:
             InternalError: llama.cpp refused the batch; the state of its cache is unknown then.
         """
         self._fill(plan)
-        if plan.rows - plan.streams > _WORTH_ABORTING:
+        if plan.short + plan.long > _WORTH_ABORTING:
             flight: dict[int, int] = {}
             for chunk in plan.chunks:
                 flight[chunk.sequence.request] = flight.get(chunk.sequence.request, 0) + chunk.count
@@ -131,8 +131,7 @@ class Ring:
             batch.output[where] = 1
             batch.n_tokens = batch.native.n_tokens = len(streams)
         for chunk in plan.chunks[len(streams) :]:
-            tokens = chunk.sequence.tokens[chunk.start : chunk.start + chunk.count]
-            end = batch.extend(tokens, chunk.start, _native(chunk)).stop
+            end = batch.extend(chunk.tokens, chunk.start, _native(chunk)).stop
             batch.output[end - chunk.outputs : end] = 1
 
 

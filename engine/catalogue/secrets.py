@@ -1,0 +1,72 @@
+"""The key of a remote server: where it is kept, and how it is read when the model is loaded.
+
+The catalogue holds a reference only: `env:NAME`, a variable of the engine's environment, or `file:PATH`, a file that
+nobody else may read. Invariant: a key is never part of an entry, of options, of a state or of a message.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from lathe.engine.errors import ConfigError, MissingError, PolicyError, UsageError
+from lathe.store.models import ModelEntry
+
+KEY = "key"
+"""In the recipe of a remote entry."""
+_MAX_BYTES = 16 * 1024
+
+
+def checked(reference: str) -> str:
+    """A reference as it may be stored.
+
+    Raises:
+        UsageError: it is neither of the two forms.
+    """
+    kind, _, value = reference.partition(":")
+    if kind == "env" and value.replace("_", "a").isalnum() and value.isascii() and not value[0].isdigit():
+        return reference
+    if kind == "file" and value:
+        return f"file:{Path(value).expanduser().absolute()}"
+    raise UsageError("a key is env:VARIABLE or file:PATH", hint="the key itself is never stored")
+
+
+def secret_of(entry: ModelEntry) -> str | None:
+    """The key of a remote model; None where it has none, and for models that are files.
+
+    Raises:
+        ConfigError: the variable is not set, or the file is empty.
+        MissingError: there is no such file. PolicyError: others may read it.
+    """
+    reference = entry.recipe.get(KEY) if entry.format == "remote" else None
+    if not isinstance(reference, str):
+        return None
+    kind, _, value = reference.partition(":")
+    if kind == "env":
+        secret = os.environ.get(value, "")
+        if not secret:
+            raise ConfigError(
+                f"{entry.name}: the variable {value}, which holds its key, is not set for the engine",
+                hint="set it and start the engine anew, or use --key-file",
+            )
+    else:
+        secret = _read(Path(value), entry)
+    if not secret.isascii() or any(character.isspace() for character in secret):
+        raise ConfigError(f"{entry.name}: its key has characters that no header can carry")
+    return secret
+
+
+def _read(path: Path, entry: ModelEntry) -> str:
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(_MAX_BYTES)
+    except FileNotFoundError as error:
+        raise MissingError(f"{entry.name}: its key file {path} is not there") from error
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise PolicyError(f"{entry.name}: others may read its key file {path}", hint=f"chmod 600 {path}")
+    secret = data.decode("utf-8", "replace").strip()
+    if not secret:
+        raise ConfigError(f"{entry.name}: its key file {path} is empty")
+    return secret
