@@ -21,6 +21,7 @@ from lathe.tui.widgets.grid import Grid
 from lathe.tui.widgets.logview import LogView
 from lathe.tui.widgets.paint import Line
 from textual import on
+from textual.actions import parse
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
@@ -206,7 +207,8 @@ class PlaceScreen(Screen[None]):
             )
             if not binding.show or (self.typing and letter):
                 continue
-            if self.check_action(binding.action.partition("(")[0], ()):
+            _, name, parameters = parse(binding.action)
+            if self.check_action(name, parameters):
                 chosen.append(hint(binding))
         return chosen
 

@@ -262,7 +262,7 @@ def gate_lines(verdict: Verdict) -> list[Line]:
     lines: list[Line] = []
     for result in sorted(verdict.gates, key=lambda one: one.passed):
         word, ink = ("ok", "good") if result.passed else ("waived", "warn") if result.waived else ("MISSED", "bad")
-        value = number(result.value) if result.value is not None else "not measured"
+        value = formats.figure(result.value) if result.value is not None else "not measured"
         lines.append([(f" {word:<7}", ink), (result.gate, "text"), (f"   {result.figure} is {value}", "dim")])
     return lines
 
@@ -346,7 +346,9 @@ def number(value: float | None) -> str:
         return formats.NONE
     if value == 0:
         return "0"
-    return f"{value:.3f}" if 0.0005 <= abs(value) < 10 else f"{value:.4g}"
+    if abs(value) < 0.0005:
+        return f"{value:.1g}"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
 
 
 def signed(value: float) -> str:
