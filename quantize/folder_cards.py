@@ -83,11 +83,21 @@ def onnx_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.onnx")) or sorted((folder / "onnx").glob("*.onnx"))
 
 
+def onnx_graphs(path: Path) -> list[Path]:
+    """List the graphs that run, of an ONNX file or folder: the main one first, an encoder that belongs to it after."""
+    if not path.is_dir():
+        return [path]
+    files = onnx_files(path)
+    if not files:
+        raise InputMissing(f"{path} holds no ONNX file", hint="export a model into it")
+    return _onnx_main(files, _genai(path))
+
+
 def onnx_card(path: Path) -> ModelCard:
     """Read the card of an ONNX file or folder; external data is checked before it is counted."""
     folder, files = (path, onnx_files(path)) if path.is_dir() else (path.parent, [path])
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    genai = read_json(folder / "genai_config.json") if (folder / "genai_config.json").is_file() else {}
+    genai = _genai(folder)
     main = _onnx_main(files, genai)
     parts = [read_onnx(file) for file in main]
     types: Counter[str] = Counter()
@@ -160,6 +170,12 @@ def _genai_facts(document: dict[str, Any]) -> dict[str, Any]:
         "key_length": _count(decoder, "head_size"),
         "value_length": _count(decoder, "head_size"),
     }
+
+
+def _genai(folder: Path) -> dict[str, Any]:
+    """Read onnxruntime-genai's configuration; empty where there is none."""
+    path = folder / "genai_config.json"
+    return read_json(path) if path.is_file() else {}
 
 
 def _onnx_main(files: list[Path], genai: dict[str, Any]) -> list[Path]:
