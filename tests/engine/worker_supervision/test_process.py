@@ -62,8 +62,17 @@ async def test_secrets_and_the_terminal_stay_behind(tmp_path: Path, monkeypatch:
     environment, facts = replies
     assert "hunter2" not in environment.values()
     assert environment["CUDA_VISIBLE_DEVICES"] == "0" and environment["LATHE_EXTRA"] == "1"
+    assert environment["GOMP_SPINCOUNT"] == "300"
     assert facts == {"session": child.pid, "stdin": "/dev/null"}
     await child.stop()
+
+
+def test_how_threads_wait_is_the_users_where_he_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert process.child_environment()["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert "GOMP_SPINCOUNT" not in process.child_environment()
 
 
 @pytest.mark.parametrize(
