@@ -47,6 +47,7 @@ from lathe.engine.jobs.reuse import intact, step_keys
 from lathe.engine.jobs.runner import JobRunner
 from lathe.engine.jobs.values import FINAL, Job, Lane
 from lathe.engine.journal import Journal, JournalHandler, read_page
+from lathe.engine.measure.history import BenchPoint
 from lathe.engine.paths import Home
 from lathe.engine.planner import MemoryPlanner
 from lathe.engine.pulse import Pulse
@@ -499,6 +500,11 @@ class LocalWorkbench:
         """A run as a document."""
         return await self._evals.report(reference, style, baseline)
 
+    async def bench_history(self, model: str | None = None, limit: int = 200) -> list[BenchPoint]:
+        """The history of speed."""
+        name = (await self.resolve(model)).name if model else None
+        return await self._evals.book.benches(name, limit)
+
     async def set_baseline(self, name: str, reference: str | None) -> EvalRun | None:
         """Let a name stand for a finished run."""
         return await self._evals.book.set_baseline(name, reference)
@@ -579,6 +585,7 @@ class LocalWorkbench:
         changed = await asyncio.to_thread(self._catalogue.register, job.step, job.outcome)
         if changed:
             self._publish(ModelsChanged(tuple(entry.id for entry in changed)))
+        await self._evals.keep_bench(job, self.resolve)
         if self._hasher is not None and not (isinstance(job.step, ScanStep) and not job.step.hashes):
             self._hasher.wake()
 

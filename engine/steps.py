@@ -202,6 +202,18 @@ class BenchStep(_Step, frozen=True, kw_only=True, tag="bench"):
     gpu_layers: int | None = None
 
 
+class BenchServedStep(_Step, frozen=True, kw_only=True, tag="bench-served"):
+    """Speed of a model as it is served, through its worker: any backend, one request or several at once."""
+
+    model: str
+    prompt_tokens: tuple[Count, ...] = (512,)
+    generate_tokens: tuple[Count, ...] = (128,)
+    parallel: tuple[Positive, ...] = (1,)
+    """Requests at once; each has its own prompt."""
+    repetitions: Positive = 5
+    options: LoadOptions | None = None
+
+
 class ServeStep(_Step, frozen=True, kw_only=True, tag="serve"):
     """Serve a model over HTTP, probe it with real requests, report, and stop (or keep serving)."""
 
@@ -373,11 +385,47 @@ class GateStep(_Step, frozen=True, kw_only=True, tag="gate"):
     reports: tuple[str, ...] = ()
 
 
+class JudgeStep(_Step, frozen=True, kw_only=True, tag="judge"):
+    """Let a model compare the generated answers of two eval runs, in both orders; verdicts are kept as reviews."""
+
+    of: str
+    """The run: `e-12`, a baseline's name, or `${ID.figures.run}` in a plan."""
+    baseline: str
+    model: str
+    """The judge."""
+    rubric: str = ""
+    """What makes an answer the better one."""
+    limit: Positive | None = None
+    """A drawn sample of so many pairs."""
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
+    abstain: Annotated[float, Meta(ge=0)] = 0.5
+    """Nats of log-odds below which there is no verdict."""
+    options: LoadOptions | None = None
+
+
+class HarnessStep(_Step, frozen=True, kw_only=True, tag="harness"):
+    """Run tasks of lm-evaluation-harness on a model, offline; the results are stored like those of a suite."""
+
+    model: str
+    tasks: tuple[str, ...]
+    include: str | None = None
+    """Folder with more tasks in the harness's YAML."""
+    limit: Positive | None = None
+    """Cases per task."""
+    fewshot: Count | None = None
+    """None: what each task says."""
+    chat: bool = False
+    """Through the model's chat template."""
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
+    options: LoadOptions | None = None
+    baseline_name: str | None = None
+
+
 Step = (
     ScanStep | VerifyStep
     | ConvertStep | QuantizeStep | ImatrixStep | ImatrixMergeStep | TuneStep | PerplexityStep | KldStep
     | BenchStep | ServeStep | GenerateStep
     | RagBuildStep | RagReembedStep | RagQueryStep | RagAskStep | RagEvalStep | RagGoldenStep
     | RagExploreStep | RagVerifyStep
-    | EvalStep | GateStep
+    | EvalStep | GateStep | JudgeStep | HarnessStep | BenchServedStep
 )  # fmt: skip

@@ -26,6 +26,7 @@ from lathe.engine.generation import (
     ScoreRequest,
 )
 from lathe.engine.jobs.values import Job
+from lathe.engine.measure.history import BenchPoint
 from lathe.engine.rag.ingest.report import QualityReport
 from lathe.engine.rag.requests import (
     AskEvent,
@@ -297,6 +298,9 @@ class Workbench(Protocol):
 
     async def eval_report(self, reference: str, style: ReportStyle, baseline: str | None = None) -> str:
         """A run as a document, with its gates."""
+
+    async def bench_history(self, model: str | None = None, limit: int = 200) -> list[BenchPoint]:
+        """Speed as it was measured, newest first, each figure with what it was compared with."""
 
     async def set_baseline(self, name: str, reference: str | None) -> EvalRun | None:
         """Let a name stand for a finished run; None forgets the name."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+from lathe.store.benches import Benches
 from lathe.store.errors import NotFound
 from lathe.store.rows import from_row, to_row
 
@@ -82,6 +83,7 @@ class Evals:
 
     def __init__(self, db: Connection) -> None:
         self._db = db
+        self.benches = Benches(db)
 
     # -- runs ----------------------------------------------------------------------------------------------------
     def start(self, run: RunRecord) -> RunRecord:

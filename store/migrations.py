@@ -279,5 +279,15 @@ def e001_evals(db: Connection) -> None:
     db.table("reviews").create_index(["subject"])
 
 
-EVALS = Schema("Lathe evals", 0x4C544556, (e001_evals,))
-"""`evals.db`: what was asked, answered and judged; apart, for it holds prompts and answers."""
+def e002_benches(db: Connection) -> None:
+    """Benches: one row per test timed, per machine."""
+    columns = {
+        "number": int, "at": float, "job": str, "machine": str, "model": str, "model_key": str, "test": str,
+        "setting": str, "rate": float, "deviation": float, "samples": int, "body": str,
+    }  # fmt: skip
+    db.table("benches").create(columns, pk="number", not_null=set(columns) - {"number"}, strict=True)
+    db.table("benches").create_index(["machine", "model_key", "test", "setting"])
+
+
+EVALS = Schema("Lathe evals", 0x4C544556, (e001_evals, e002_benches))
+"""`evals.db`: what was asked, answered, judged and timed; apart, for it holds prompts and answers."""

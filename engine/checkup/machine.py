@@ -28,10 +28,14 @@ _FLAGS = {
 _FEW_FILES = 256
 
 
+def processor_name(root: Path = Path("/")) -> str:
+    """The processor's model, as the kernel names it."""
+    return _field(text(root / "proc/cpuinfo") or "", "model name") or platform.processor() or platform.machine()
+
+
 def processor(root: Path = Path("/")) -> list[Finding]:
     """Model, cores and vector instructions."""
-    content = text(root / "proc/cpuinfo") or ""
-    name = _field(content, "model name") or platform.processor() or platform.machine()
+    content, name = text(root / "proc/cpuinfo") or "", processor_name(root)
     physical = psutil.cpu_count(logical=False)
     cores = f"{usable_cores()} usable threads" + (f", {physical} cores" if physical else "")
     found = sorted(features(root))

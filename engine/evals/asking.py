@@ -9,16 +9,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any
 
 import msgspec
 import numpy as np
 from lathe.engine.errors import DataError, UsageError
-from lathe.engine.evals.values import Item, Response, sha256_of
+from lathe.engine.evals.values import Item, Passage, Response, sha256_of
 from lathe.engine.generation import EmbedRequest, GenerationRequest, Message, Score, ScoreRequest
+from lathe.engine.rag.requests import Answered, AskRequest, Checked, Retrieved, SearchRequest
 from lathe.engine.release import RELEASE
-from lathe.engine.transcript import collect
+from lathe.engine.transcript import Answer, collect
 from lathe.engine.workbench import Workbench
 from lathe.engine.worker.messages import LoadOptions, WorkerInfo
+from lathe.store.rag.values import StoredPassage
 
 Window = tuple[tuple[int, ...], tuple[int, ...]]
 """Tokens before, and tokens to score."""
@@ -66,6 +70,10 @@ class Asker:
             response = await self._read(item)
         elif item.kind == "similarity":
             response = await self._compare(item)
+        elif item.kind == "retrieval":
+            response = await self._retrieve(item)
+        elif item.kind == "rag":
+            return await self._ask_store(item)
         else:
             return await self._generate(item)
         return msgspec.structs.replace(response, total_s=time.monotonic() - started)
@@ -101,21 +109,39 @@ class Asker:
             raise DataError("the model gave vectors that are not finite")
         return Response(vector=tuple(float(value) for value in cosines), prompt_tokens=embedded.prompt_tokens)
 
+    async def _retrieve(self, item: Item) -> Response:
+        request = SearchRequest(store=item.store, query=item.context, k=item.k, mode=item.mode)
+        found = await self._workbench.search_store(request)
+        return Response(passages=tuple(_passage(hit.passage) for hit in found.hits))
+
+    async def _ask_store(self, item: Item) -> Response:
+        """The whole of it: search, answer, and what each sentence rests on."""
+        request = AskRequest(
+            store=item.store, question=item.context, model=self._model, k=item.k, mode=item.mode,
+            max_tokens=item.max_tokens, sampling=item.sampling,
+        )  # fmt: skip
+        response = Response()
+        async with aclosing(self._workbench.ask_store(request)) as events:
+            async for event in events:
+                if isinstance(event, Retrieved):
+                    given = tuple(_passage(citation.passage) for citation in event.given)
+                    response = msgspec.structs.replace(response, passages=given)
+                elif isinstance(event, Answered):
+                    response = msgspec.structs.replace(response, text=event.text, finish="stop", **_cost(event))
+                elif isinstance(event, Checked):
+                    if event.problem:
+                        raise DataError(f"what the answer rests on could not be measured: {event.problem}")
+                    response = msgspec.structs.replace(response, support=event.sentences)
+        return response
+
     async def _generate(self, item: Item) -> Response:
         request = GenerationRequest(
             model=self._model, messages=item.messages, prompt=None if item.messages else item.context,
             max_tokens=item.max_tokens, stop=item.stop, sampling=item.sampling, client=self._client,
+            overflow=item.overflow,
         )  # fmt: skip
         answer = await collect(self._workbench.generate(request))
-        timing, usage = answer.timing, answer.usage
-        speed = timing.decode_tokens_per_s(usage.completion_tokens) if timing and usage else None
-        return Response(
-            text=answer.text, finish=answer.finish or "",
-            prompt_tokens=usage.prompt_tokens if usage else 0,
-            completion_tokens=usage.completion_tokens if usage else 0,
-            ttft_s=timing.first_token_s if timing else None, total_s=timing.finished_s if timing else None,
-            tokens_per_s=speed,
-        )  # fmt: skip
+        return Response(text=answer.text, finish=answer.finish or "", **_cost(answer))
 
     async def _template_hash(self) -> str:
         async with self._template_lock:
@@ -128,6 +154,21 @@ class Asker:
     def _targets_asked(item: Item) -> tuple[str, ...]:
         """Targets are part of the question only where the model sees them."""
         return item.targets if item.kind == "similarity" else ()
+
+
+def _passage(stored: StoredPassage) -> Passage:
+    return Passage(stored.path, stored.start, stored.text)
+
+
+def _cost(answer: Answered | Answer) -> dict[str, Any]:
+    """Tokens and times of an answer."""
+    timing, usage = answer.timing, answer.usage
+    return {
+        "prompt_tokens": usage.prompt_tokens if usage else 0,
+        "completion_tokens": usage.completion_tokens if usage else 0,
+        "ttft_s": timing.first_token_s if timing else None, "total_s": timing.finished_s if timing else None,
+        "tokens_per_s": timing.decode_tokens_per_s(usage.completion_tokens) if timing and usage else None,
+    }  # fmt: skip
 
 
 def _sound(score: Score) -> Score:

@@ -19,11 +19,15 @@ import msgspec
 from lathe.engine.errors import BusyError, MissingError, UsageError
 from lathe.engine.evals.results import EvalRun, Record
 from lathe.engine.evals.values import Response
+from lathe.engine.measure.history import BenchPoint, points
+from lathe.store.benches import BenchRecord
 from lathe.store.database import Database
 from lathe.store.evals import CaseRecord, Evals, Review, RunRecord
 from lathe.store.migrations import EVALS
 
 Result = TypeVar("Result")
+_COMPARED = 5000
+"""Rows of the history that are looked at: enough for the earlier figures of those that are shown."""
 _RUN = re.compile(r"e-(\d+)")
 _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 
@@ -175,6 +179,15 @@ class EvalBook:
         """Keep a judgement."""
         stamped = msgspec.structs.replace(review, at=review.at or time.time())
         return await self._write(lambda evals: evals.review(stamped))
+
+    async def keep_bench(self, records: Sequence[BenchRecord]) -> None:
+        """Add what a bench measured to the history."""
+        await self._write(lambda evals: evals.benches.add(records))
+
+    async def benches(self, model: str | None, limit: int) -> list[BenchPoint]:
+        """The history of speed with what each figure was compared with, newest first."""
+        rows = await self._read(lambda evals: evals.benches.newest(_COMPARED, model=model))
+        return points(rows)[:limit]
 
     async def reviews(self, subject: str | None = None) -> list[Review]:
         """Judgements, oldest first."""

@@ -7,13 +7,17 @@ here asks a model anything.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from lathe.engine.evals.book import EvalBook
 from lathe.engine.evals.results import TOLERANCE, Comparison, EvalRun, Record, ReportStyle, SuiteInfo, Verdict
+from lathe.engine.jobs.values import Job
 from lathe.engine.paths import Home
+from lathe.engine.steps import BenchServedStep, BenchStep
 from lathe.store.evals import Review
+from lathe.store.models import ModelEntry
 
 MAX_PAGE = 1000
 """Records in one answer; the rest is asked for by `after`."""
@@ -23,13 +27,13 @@ class EvalDesk:
     """Suites, runs, comparisons and reports of one workspace."""
 
     def __init__(self, home: Home) -> None:
-        self._home = home
+        self.home = home
         self.book = EvalBook(home.evals)
 
     @property
     def suites_folder(self) -> Path:
         """Where the workspace keeps suites of its own."""
-        return self._home.suites
+        return self.home.suites
 
     def close(self) -> None:
         """Let go of the store."""
@@ -39,7 +43,7 @@ class EvalDesk:
         """Every suite with a name."""
         from lathe.engine.evals.shipped import catalogue
 
-        return await asyncio.to_thread(catalogue, self._home.suites)
+        return await asyncio.to_thread(catalogue, self.home.suites)
 
     async def records(self, reference: str, after: int, limit: int) -> list[Record]:
         """A page of a run's cases."""
@@ -70,6 +74,19 @@ class EvalDesk:
         if verdict is None:
             verdict = await asyncio.to_thread(decide, run, comparison)
         return await asyncio.to_thread(_render, style, run, records, comparison, verdict)
+
+    async def keep_bench(self, job: Job, resolve: Callable[[str], Awaitable[ModelEntry]]) -> None:
+        """Enter a finished bench into the history; of any other job, nothing."""
+        if isinstance(job.step, BenchStep | BenchServedStep) and job.outcome is not None and job.outcome.rows:
+            from lathe.engine.measure.history import records_of
+
+            entry = await resolve(job.step.model)
+            await self.book.keep_bench(
+                records_of(
+                    job.outcome.rows, job.outcome.figures, job=job.id, at=time.time(), model=entry.name,
+                    model_key=entry.sha256 or entry.id,
+                )
+            )  # fmt: skip
 
     async def review(self, review: Review) -> Review:
         """Keep a judgement."""

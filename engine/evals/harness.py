@@ -38,8 +38,9 @@ _DEFAULT_TOKENS = 256
 class Bridge:
     """A workbench for callers without a loop."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, told: Callable[[], None] | None = None) -> None:
         self._home = home
+        self._told = told
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="lm-eval-bridge", daemon=True)
 
@@ -75,7 +76,10 @@ class Bridge:
 
             async def one(item: Asked) -> Result:
                 async with room:
-                    return await ask(item)
+                    answer = await ask(item)
+                if self._told is not None:
+                    self._told()
+                return answer
 
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(item)) for item in items]
@@ -140,7 +144,13 @@ def make_lm(bridge: Bridge, model: str, options: LoadOptions | None = None) -> A
 
 
 def run_tasks(
-    bridge: Bridge, model: str, tasks: Sequence[str], *, include_path: Path | None = None, **settings: Any
+    bridge: Bridge,
+    model: str,
+    tasks: Sequence[str],
+    *,
+    include_path: Path | None = None,
+    options: LoadOptions | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Run the harness's tasks, offline; settings are those of its `simple_evaluate`.
 
@@ -151,7 +161,7 @@ def run_tasks(
     if refused:
         raise PolicyError(f"{refused[0]}: the harness keeps its cache as pickles, which Lathe does not read")
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "DO_NOT_TRACK": "1"}
-    lm = make_lm(bridge, model)
+    lm = make_lm(bridge, model, options)
     from lm_eval import evaluator
     from lm_eval.tasks import TaskManager
 

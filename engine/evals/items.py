@@ -73,7 +73,10 @@ class Builder:
         common: dict[str, Any] = {
             "task": task.id, "case": case.id, "kind": task.kind, "variant": variant, "tags": case.tags,
             "max_tokens": task.max_tokens, "stop": task.stop, "sampling": task.sampling, "fields": case.fields,
+            "overflow": task.overflow,
         }  # fmt: skip
+        if task.kind in ("rag", "retrieval"):
+            common |= {"store": templates.substitute(task.store, self._variables), "k": task.k, "mode": task.mode}
         if task.chat:
             turns = [turn for asked, told in shots for turn in (Message("user", asked), Message("assistant", told))]
             system = [Message("system", self._render(task.system, case.fields))] if task.system else []

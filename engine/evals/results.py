@@ -67,6 +67,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Metric -> additive statistics; a metric that does not apply is absent."""
     values: dict[str, float] = {}
     """Metric -> the case's own figure."""
+    notes: dict[str, str] = {}
+    """Metric -> why, where it says so: how a program failed, what the judge's odds were."""
     choice: int | None = None
     """Of kind choice: what the model finds most likely."""
     failure: Failure | None = None

@@ -36,6 +36,10 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     other_model: str = ""
     edited: str | None = None
     """The answer as it should have been."""
+    log_odds: float | None = None
+    """Of a judge: of the first answer over the second, in nats."""
+    swap: float = 0.0
+    """Of a judge: how much the first place was worth, in nats."""
 
 
 def judgement(

@@ -14,9 +14,10 @@ from contextlib import suppress
 
 import msgspec
 from lathe.engine.errors import LatheError, describe
-from lathe.engine.evals import canary
+from lathe.engine.evals import canary, templates
 from lathe.engine.evals.asking import Asker
 from lathe.engine.evals.book import Answer, EvalBook
+from lathe.engine.evals.metrics.metric import Consultation, Finding, Found, Metric
 from lathe.engine.evals.results import EvalRun, Record, RunSettings, asked
 from lathe.engine.evals.suite import LoadedSuite, LoadedTask
 from lathe.engine.evals.summary import summarize
@@ -35,6 +36,7 @@ _GATHER_S = 0.05
 _LOOK_AHEAD = 256
 """Cached answers fetched at once."""
 _SCORED = ("choice", "perplexity")
+_STORES = ("rag", "retrieval")
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +64,8 @@ async def run_suite(order: Order, workbench: Workbench, book: EvalBook, report: 
     if any(task.task.kind in _SCORED for task in suite.tasks):
         deviation = await canary.check(workbench, order.model, client)
         log(f"likelihoods agree along two paths within {deviation:.2g} nats", "info")
-    key = sha256_of([RELEASE, suite.sha256, identity, order.options])
+    others = await _others(order, workbench)
+    key = sha256_of([RELEASE, suite.sha256, identity, order.options, *others])
     run = EvalRun(
         id="", suite=suite.suite.name, suite_version=suite.suite.version, suite_sha256=suite.sha256, path=suite.path,
         model=details.entry.name, model_key=identity, settings=order.settings, created_at=time.time(),
@@ -73,20 +76,40 @@ async def run_suite(order: Order, workbench: Workbench, book: EvalBook, report: 
     if done:
         log(f"going on with {run.id}: {len(done)} of {run.total} answers are there", "info")
     try:
-        return await _Running(order, asker, book, run, key, done, report, log).finish()
+        consultation = Consultation(workbench, suite.variables)
+        return await _Running(order, asker, consultation, book, run, key, done, report, log).finish()
     finally:
         book.release(run)
+
+
+async def _others(order: Order, workbench: Workbench) -> list[str]:
+    """What else determines the figures: the suite's judges, and its stores as they are now.
+
+    Raises:
+        MissingError: there is no such model or store, or no variable names it.
+    """
+    suite = order.suite
+    judges = {metric.asks for task in suite.tasks for metric in task.metrics if metric.asks is not None}
+    found = []
+    for name in sorted(templates.substitute(judge, suite.variables) for judge in judges):
+        entry = (await workbench.model(name)).entry
+        found.append(f"{name} {entry.sha256 or entry.id}")
+    for store in sorted({item.store for item in suite.items if item.store}):
+        version = (await workbench.store(store)).stats.version
+        found.append(f"{store} {version.number if version else 0}")
+    return found
 
 
 class _Running:
     """One run in progress."""
 
     def __init__(
-        self, order: Order, asker: Asker, book: EvalBook, run: EvalRun, key: str, done: set[tuple[str, str, str, int]],
-        report: Report, log: Log,
+        self, order: Order, asker: Asker, consultation: Consultation, book: EvalBook, run: EvalRun, key: str,
+        done: set[tuple[str, str, str, int]], report: Report, log: Log,
     ) -> None:  # fmt: skip
         self._order = order
         self._asker = asker
+        self._consultation = consultation
         self._book = book
         self._key = key
         self._run = run
@@ -143,7 +166,7 @@ class _Running:
 
     async def _cache_key(self, task: LoadedTask, item: Item) -> str | None:
         """None: the answer must not come from the cache."""
-        if any(metric.timed for metric in task.metrics):
+        if item.kind in _STORES or any(metric.timed for metric in task.metrics):
             return None
         try:
             return await self._asker.key(item)
@@ -158,11 +181,19 @@ class _Running:
         """The record of one item; whatever goes wrong with it stands in it."""
         try:
             response = self._known.get(key or "") or await self._asker.ask(item)
-            return await asyncio.to_thread(judge, task, item, response)
+            record = await asyncio.to_thread(judge, task, item, response)
+            return await self._consulted(task, item, record)
         except (LatheError, TimeoutError) as error:
             failure = describe(error)
             self._log(f"{item.label}: {failure.message}", "error")
             return Record(**asked(item), failure=failure)
+
+    async def _consulted(self, task: LoadedTask, item: Item, record: Record) -> Record:
+        """The record with what metrics find that have to ask a model."""
+        for metric in task.metrics:
+            if metric.consult is not None:
+                record = _with(record, metric, await metric.consult(self._consultation, item, record.response))
+        return record
 
     async def _write(self) -> None:
         """Collect judged cases and put them on disk together."""
@@ -197,13 +228,24 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def judge(task: LoadedTask, item: Item, response: Response) -> Record:
-    """Apply every metric of the task to one answer."""
-    statistics = {}
-    for metric in task.metrics:
-        if (found := metric.judge(item, response)) is not None:
-            statistics[metric.name] = found
+    """Apply every metric of the task that needs no model to one answer."""
     choice = None
     if item.kind == "choice":
         choice = max(range(len(response.scores)), key=lambda index: response.scores[index].logprob)
-    values = {metric.name: metric.of(statistics[metric.name]) for metric in task.metrics if metric.name in statistics}
-    return Record(**asked(item), response=response, statistics=statistics, values=values, choice=choice)
+    record = Record(**asked(item), response=response, choice=choice)
+    for metric in task.metrics:
+        if metric.judge is not None:
+            record = _with(record, metric, metric.judge(item, response))
+    return record
+
+
+def _with(record: Record, metric: Metric, found: Found) -> Record:
+    notes = record.notes
+    if isinstance(found, Finding):
+        notes, found = notes | {metric.name: found.note}, found.statistics
+    if found is None:
+        return msgspec.structs.replace(record, notes=notes)
+    return msgspec.structs.replace(
+        record, statistics=record.statistics | {metric.name: found}, notes=notes,
+        values=record.values | {metric.name: metric.of(found)},
+    )  # fmt: skip

@@ -88,7 +88,8 @@ def compare_figures(
     """Paired bootstrap: both runs are resampled with the same cases.
 
     The p-value is twice the smaller share of resampled differences on either side of zero (ties halved), never below
-    1 / (resamples + 1): a finite number of draws proves no less.
+    1 / (resamples + 1), for a finite number of draws proves no less, nor below that of a sign test of so many cases:
+    of few cases the bootstrap is too sure, and of one it knows nothing at all.
     """
     n = len(before)
     if n == 0:
@@ -104,7 +105,7 @@ def compare_figures(
         )
     low, high = _percentiles(drawn, confidence)
     below = ((drawn < 0).sum() + 0.5 * (drawn == 0).sum()) / len(drawn)
-    p = float(max(min(1.0, 2 * min(below, 1 - below)), 1 / (len(drawn) + 1)))
+    p = float(max(min(1.0, 2 * min(below, 1 - below)), 1 / (len(drawn) + 1), 2.0 ** (1 - n)))
     # The spread of the resampled differences is the standard error of the difference.
     error = float(drawn.std(ddof=1)) if len(drawn) > 1 else math.nan
     return Difference(

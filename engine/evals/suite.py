@@ -17,7 +17,6 @@ every unusable case by its own place.
 from __future__ import annotations
 
 import random
-import re
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +36,7 @@ from lathe.engine.generation import GenerationRequest
 from lathe.engine.generation import check as check_request
 
 MAX_VALUES = 200_000
-_VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 _EMBEDDED = "embedded:"
-_HINT_DATA = "give it with `--var NAME=VALUE`, or in the suite's `variables`"
 
 
 class LoadedTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +63,8 @@ class LoadedSuite(msgspec.Struct, frozen=True, kw_only=True):
     tasks: tuple[LoadedTask, ...]
     bad: tuple[Bad, ...] = ()
     """Cases left out; empty unless `skip_bad`."""
+    variables: Fields = {}
+    """The suite's with the run's."""
 
     @property
     def items(self) -> tuple[Item, ...]:
@@ -139,7 +138,9 @@ def load(
     if not loaded:
         raise DataError(f"{path}: no case is left to ask", hint="see its filters, tags and limits")
     identity = [suite, [[item.key, item.sha256(), item.targets, item.gold] for task in loaded for item in task.items]]
-    return LoadedSuite(suite=suite, path=str(path), sha256=sha256_of(identity), tasks=loaded, bad=tuple(bad))
+    return LoadedSuite(
+        suite=suite, path=str(path), sha256=sha256_of(identity), tasks=loaded, bad=tuple(bad), variables=known
+    )
 
 
 # -- the declaration -------------------------------------------------------------------------------------------------
@@ -181,7 +182,7 @@ def _task(document: Document, where: Where, raw: object, mistakes: list[str]) ->
     what = f"task {raw.get('id', '?')!r}"
     if not check_fields(document, where, Task, raw, mistakes, what=what):
         return None
-    task = msgspec.convert(raw, Task)
+    task = _with_files(msgspec.convert(raw, Task), document.path.parent)
     before = len(mistakes)
     problems = {field: templates.check_template(getattr(task, field)) for field in ("prompt", "system")}
     problems |= {field: templates.check_expression(str(getattr(task, field))) for field in ("choices", "answer")}
@@ -199,8 +200,8 @@ def _task(document: Document, where: Where, raw: object, mistakes: list[str]) ->
     if task.fewshot and task.fewshot.examples and len(task.fewshot.examples) < task.fewshot.count:
         place = document.at(*where, "fewshot", "examples")
         mistakes.append(f"{place}: {task.fewshot.count} examples are wanted, {len(task.fewshot.examples)} given")
-    if task.chat and task.kind in ("perplexity", "similarity"):
-        mistakes.append(f"{document.at(*where, 'chat')}: {task.kind} reads a text, not a conversation")
+    if task.chat and task.kind not in ("choice", "generate"):
+        mistakes.append(f"{document.at(*where, 'chat')}: kind {task.kind} takes a text, not a conversation")
     try:
         metrics = metrics_of(task)
     except ConfigError as error:
@@ -211,6 +212,21 @@ def _task(document: Document, where: Where, raw: object, mistakes: list[str]) ->
             place = document.at(*where, "primary")
             mistakes.append(f"{place}: the task does not measure {task.primary!r}{near(task.primary, names)}")
     return task if len(mistakes) == before else None
+
+
+def _with_files(task: Task, folder: Path) -> Task:
+    """The task with its metrics' files found beside the suite: figures are computed again in other folders."""
+
+    def placed(entry: str | dict[str, dict[str, Any]]) -> str | dict[str, dict[str, Any]]:
+        if isinstance(entry, str):
+            return entry
+        return {
+            name: options | {"file": str((folder / Path(options["file"]).expanduser()).absolute())}
+            if isinstance(options.get("file"), str) else options
+            for name, options in entry.items()
+        }  # fmt: skip
+
+    return msgspec.structs.replace(task, metrics=tuple(placed(entry) for entry in task.metrics))
 
 
 # -- the cases -------------------------------------------------------------------------------------------------------
@@ -256,12 +272,7 @@ def _from_source(source: Source, document: Document, where: Where, variables: Fi
 
 
 def _path(text: str, suite: Path, variables: Fields, place: str) -> Path:
-    def value(match: re.Match[str]) -> str:
-        if match.group(1) not in variables:
-            raise MissingError(f"{place}: no variable {match.group(1)!r} is set", hint=_HINT_DATA)
-        return str(variables[match.group(1)])
-
-    filled = _VARIABLE.sub(value, text)
+    filled = templates.substitute(text, variables, place)
     if filled.startswith(_EMBEDDED):
         return CHECKPOINT / filled.removeprefix(_EMBEDDED)
     path = Path(filled).expanduser()

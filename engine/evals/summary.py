@@ -65,7 +65,7 @@ def _summary(task: Task, records: list[Record]) -> TaskSummary:
         failed=sum(record.failure is not None for record in records),
         tags=_known({tag: interval(primary, tagged) for tag, tagged in _by_tag(originals).items()}),
         invariance=_known({name: _invariance(name, primary, records) for name in task.transforms}),
-        percentiles=_percentiles(originals) if task.kind == "generate" else {},
+        percentiles=_percentiles(originals) if task.kind in ("generate", "rag", "retrieval") else {},
     )  # fmt: skip
 
 

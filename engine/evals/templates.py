@@ -5,14 +5,17 @@ Invariant: rendering a case has no effects and reads nothing but the case's fiel
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from lathe.engine.errors import DataError
+from lathe.engine.errors import DataError, MissingError
 
 MAX_CHARS = 64 * 1024
+_VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)\}")
+_HINT = "give it with `--var NAME=VALUE`, or in the suite's `variables`"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -76,3 +79,18 @@ def evaluate(source: str, fields: dict[str, Any]) -> Any:
     if isinstance(value, jinja2.Undefined):
         raise DataError(f"the case has no {source!r}")
     return value
+
+
+def substitute(text: str, variables: dict[str, Any], place: str = "") -> str:
+    """Fill `${name}`s of paths and names.
+
+    Raises:
+        MissingError: no such variable is set.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        if match.group(1) not in variables:
+            raise MissingError(f"{place}{': ' if place else ''}no variable {match.group(1)!r} is set", hint=_HINT)
+        return str(variables[match.group(1)])
+
+    return _VARIABLE.sub(value, text)

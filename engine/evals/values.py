@@ -11,13 +11,15 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from lathe.engine.generation import Message, Sampling, Score
+from lathe.engine.rag.requests import Mode, SentenceSupport
 from msgspec import Meta
 
 Positive = Annotated[int, Meta(ge=1, le=10_000_000)]
 Repeats = Annotated[int, Meta(ge=1, le=1000)]
 Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-TaskKind = Literal["choice", "perplexity", "generate", "similarity"]
+TaskKind = Literal["choice", "perplexity", "generate", "similarity", "rag", "retrieval"]
+Overflow = Literal["refuse", "truncate_left", "truncate_middle"]
 DataFormat = Literal["jsonl", "json", "csv", "squad", "arc", "gsm8k", "truthfulqa", "text"]
 Fields = dict[str, Any]
 """The variables of one case, as its source has them."""
@@ -96,8 +98,15 @@ class Task(_Declared, frozen=True, kw_only=True):
     primary: str | None = None
     """The metric that gates and comparisons look at first; None: the first."""
     max_tokens: Positive = 256
+    overflow: Overflow = "refuse"
+    """Of kind generate: what becomes of a prompt that is too long for the model."""
     stop: tuple[str, ...] = ()
     sampling: Sampling = Sampling(temperature=0.0)
+    store: str = "${store}"
+    """Of kinds rag and retrieval: the RAG store that is asked; `${variable}`s allowed."""
+    k: Positive = 6
+    """Passages that are wanted of it."""
+    mode: Mode = "hybrid"
     transforms: tuple[str, ...] = ()
     """Robustness: the same case in other clothes; every one is asked besides the original."""
     repeats: Repeats = 1
@@ -155,8 +164,12 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Texts that count as right."""
     tags: tuple[str, ...] = ()
     max_tokens: int = 256
+    overflow: Overflow = "refuse"
     stop: tuple[str, ...] = ()
     sampling: Sampling = Sampling(temperature=0.0)
+    store: str = ""
+    k: int = 6
+    mode: Mode = "hybrid"
     fields: Fields = {}
 
     @property
@@ -172,7 +185,10 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def sha256(self) -> str:
         """Identity of the question: prompt, continuations and parameters, not its name, targets or tags."""
-        asked = (self.kind, self.context, self.messages, self.continuations, self.max_tokens, self.stop, self.sampling)
+        asked: tuple[object, ...] = (
+            self.kind, self.context, self.messages, self.continuations, self.max_tokens, self.stop, self.sampling,
+            self.overflow, self.store, self.k, self.mode,
+        )  # fmt: skip
         return hashlib.sha256(msgspec.json.encode(asked, order="deterministic")).hexdigest()
 
     def prompt_text(self) -> str:
@@ -180,6 +196,14 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if not self.messages:
             return self.context
         return "\n".join(f"[{message.role}] {message.content}" for message in self.messages)
+
+
+class Passage(msgspec.Struct, frozen=True):
+    """What a store found, as it was given to the model."""
+
+    path: str
+    start: int
+    text: str
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -190,6 +214,10 @@ class Response(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     scores: tuple[Score, ...] = ()
     """Of kind choice one per continuation, of perplexity one per window."""
     vector: tuple[float, ...] = ()
+    passages: tuple[Passage, ...] = ()
+    """Of kinds rag and retrieval, best first."""
+    support: tuple[SentenceSupport, ...] = ()
+    """Of kind rag: what each sentence of the answer rests on."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     ttft_s: float | None = None

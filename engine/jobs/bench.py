@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lathe.engine.jobs.outputs import gguf_path
 from lathe.engine.jobs.values import Figure, JobContext, Outcome
+from lathe.engine.measure.bench_rows import BenchRow
 from lathe.engine.steps import BenchStep
 from lathe.quantize.gguf.header import read_sharded
 
@@ -33,11 +36,20 @@ def run(step: BenchStep, context: JobContext) -> Outcome:
     result = bench(path, options, progress)
     for row in result.rows:
         context.log(f"{row.test}: {row.avg_ts:.2f} ± {row.stddev_ts:.2f} tokens/s")
-    prompts = [row.avg_ts for row in result.rows if row.n_gen == 0]
-    generations = [row.avg_ts for row in result.rows if row.n_prompt == 0]
-    figures: dict[str, Figure] = {
-        "prompt_tokens_per_s": prompts[0] if prompts else None,
-        "tokens_per_s": generations[0] if generations else None,
-        "load_s": result.load_s,
-    }
+    figures: dict[str, Figure] = headline(result.rows) | {
+        "load_s": result.load_s, "peak_rss_bytes": result.peak_rss_bytes
+    }  # fmt: skip
+    figures |= {f"joules_per_token.{test}": joules for test, joules in result.joules_per_token.items()}
     return Outcome(figures=figures, rows=tuple(row.flat() for row in result.rows))
+
+
+def headline(rows: Sequence[BenchRow]) -> dict[str, Figure]:
+    """The figures that gates ask about: of the first prompt test and the first generation test."""
+    prompts = [row for row in rows if row.n_gen == 0]
+    generations = [row for row in rows if row.n_prompt == 0]
+    return {
+        "prompt_tokens_per_s": prompts[0].avg_ts if prompts else None,
+        "tokens_per_s": generations[0].avg_ts if generations else None,
+        # Nobody waits in a queue here: the first token is there when its prompt is done.
+        "ttft_s": sum(prompts[0].samples_ns) / len(prompts[0].samples_ns) / 1e9 if prompts else None,
+    }

@@ -54,6 +54,9 @@ KINDS: dict[type, Kind] = {
     steps.RagEvalStep: Kind(target="rag_eval:run", service=True, lane="io", reusable=False),
     steps.EvalStep: Kind(target="eval:run", service=True, reusable=False),
     steps.GateStep: Kind(target="eval_gate:run", service=True, lane="io", reusable=False),
+    steps.JudgeStep: Kind(target="eval_judge:run", service=True, reusable=False),
+    steps.HarnessStep: Kind(target="eval_harness:run", service=True, reusable=False),
+    steps.BenchServedStep: Kind(target="bench_served:run", service=True, reusable=False),
     steps.RagGoldenStep: Kind(target="rag_golden:run", service=True, lane="io", reusable=False),
     steps.RagExploreStep: Kind(target="rag_explore:run", service=True, lane="io", reusable=False),
     steps.RagVerifyStep: Kind(target="rag_verify:run", service=True, lane="io", reusable=False),
@@ -93,6 +96,10 @@ def title_of(step: steps.Step, names: Mapping[str, str] = {}) -> str:
             return ", ".join(roots) or "standard places"
         case steps.EvalStep(suite=suite):
             return f"{suite.rsplit('/', 1)[-1]} on {subject}"
+        case steps.JudgeStep(of=of, baseline=baseline):
+            return f"{of} against {baseline}, judged by {subject}"
+        case steps.HarnessStep(tasks=tasks):
+            return f"{', '.join(tasks)} on {subject}"
         case steps.GateStep(of=of, baseline=baseline):
             return f"{of} against {baseline}" if baseline else of
         case steps.RagEvalStep(store=store, beir=beir):

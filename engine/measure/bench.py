@@ -7,6 +7,8 @@ Invariant: inside the clock, batches are filled and decoded, nothing else.
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,6 +17,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from lathe.engine.measure.bench_rows import BenchRow
+from lathe.engine.measure.energy import EnergyMeter
 from lathe.engine.native import tiles
 from lathe.engine.native.batch import Batch, Tokens
 from lathe.engine.native.devices import Threadpool, commit, devices
@@ -53,10 +56,13 @@ class BenchTest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The rows, and what loading took."""
+    """The rows, and what else was measured."""
 
     rows: tuple[BenchRow, ...]
     load_s: float
+    joules_per_token: dict[str, float] = {}
+    """Test -> what the machine spent, where it reports that."""
+    peak_rss_bytes: int = 0
 
 
 def planned(options: BenchOptions) -> list[BenchTest]:
@@ -77,22 +83,38 @@ def bench(path: Path, options: BenchOptions, progress: Progress | None = None) -
     started = time.monotonic()
     with LlamaModel(path, gpu_layers=options.gpu_layers) as model:
         load_s = time.monotonic() - started
-        return BenchResult(rows=time_model(model, options, progress), load_s=load_s)
+        joules: dict[str, float] = {}
+        rows = time_model(model, options, progress, joules)
+        return BenchResult(rows=rows, load_s=load_s, joules_per_token=joules, peak_rss_bytes=_peak_rss())
 
 
-def time_model(model: LlamaModel, options: BenchOptions, progress: Progress | None = None) -> tuple[BenchRow, ...]:
-    """Time every test on a loaded model."""
+def time_model(
+    model: LlamaModel, options: BenchOptions, progress: Progress | None = None, joules: dict[str, float] | None = None
+) -> tuple[BenchRow, ...]:
+    """Time every test on a loaded model; `joules` receives the energy per token of those it is reported for."""
     wanted = planned(options)
     rows = []
+    meter = EnergyMeter()
     for number, test in enumerate(wanted):
         row = _row(model, test, options)
         samples = []
+        before, spent = meter.read(), 0
         for sample in _samples(model, test, options):
             samples.append(sample)
+            spent += test.n_prompt + test.n_gen
             if progress is not None:
                 progress(row.test, number * options.repetitions + len(samples), len(wanted) * options.repetitions)
         rows.append(msgspec.structs.replace(row, samples_ns=tuple(samples)))
+        # The warm-up and filling to the depth are paid, too, so only tests without a depth say what a token costs.
+        energy = meter.read().since(before)
+        if energy is not None and joules is not None and not test.n_depth:
+            joules[row.test] = energy / (spent + test.n_prompt + min(1, test.n_gen))
     return tuple(rows)
+
+
+def _peak_rss() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
 
 
 def _samples(model: LlamaModel, test: BenchTest, options: BenchOptions) -> Iterator[int]:

@@ -15,7 +15,7 @@ from lathe.engine.measure.bench_rows import BenchRow, Field
 _INTEGERS = {
     "build_number", "n_batch", "n_ubatch", "n_threads", "poll", "model_size", "model_n_params", "n_gpu_layers",
     "main_gpu", "n_prompt", "n_gen", "n_depth", "avg_ns", "stddev_ns", "no_op_offload", "n_cpu_moe", "fit_target",
-    "fit_min_ctx", "flash_attn",
+    "fit_min_ctx", "flash_attn", "n_parallel",
 }  # fmt: skip
 _BOOLS = {"no_kv_offload", "cpu_strict", "embeddings", "no_host", "repack"}
 _FLOATS = {"avg_ts", "stddev_ts"}

@@ -53,6 +53,8 @@ class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
     n_prompt: int
     n_gen: int
     n_depth: int = 0
+    n_parallel: int = 1
+    """Sequences at once; llama-bench has no such field, so it is written only where it is not 1."""
     test_time: str
     """UTC, RFC 3339."""
     samples_ns: tuple[int, ...]
@@ -62,12 +64,14 @@ class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
     def test(self) -> str:
         """`pp512`, `tg128`, `pp512+tg128`, with ` @ d1024` at a depth."""
         parts = ([f"pp{self.n_prompt}"] if self.n_prompt else []) + ([f"tg{self.n_gen}"] if self.n_gen else [])
-        return "+".join(parts) + (f" @ d{self.n_depth}" if self.n_depth else "")
+        at_once = f" x{self.n_parallel}" if self.n_parallel > 1 else ""
+        return "+".join(parts) + (f" @ d{self.n_depth}" if self.n_depth else "") + at_once
 
     @property
     def samples_ts(self) -> tuple[float, ...]:
         """Tokens per second of each repetition."""
-        return tuple(1e9 * (self.n_prompt + self.n_gen) / sample for sample in self.samples_ns)
+        tokens = self.n_parallel * (self.n_prompt + self.n_gen)
+        return tuple(1e9 * tokens / sample for sample in self.samples_ns)
 
     @property
     def avg_ts(self) -> float:
@@ -81,7 +85,8 @@ class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
 
     def fields(self) -> dict[str, Field]:
         """Every field that llama-bench writes, but the samples."""
-        own: dict[str, Field] = {name: getattr(self, name) for name in self.__struct_fields__ if name != "samples_ns"}
+        left_out = {"samples_ns"} | ({"n_parallel"} if self.n_parallel == 1 else set())
+        own: dict[str, Field] = {name: getattr(self, name) for name in self.__struct_fields__ if name not in left_out}
         return own | {
             "avg_ns": sum(self.samples_ns) // len(self.samples_ns),
             "stddev_ns": _deviation_ns(self.samples_ns),

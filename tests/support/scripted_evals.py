@@ -10,6 +10,8 @@ from lathe.engine.evals.results import Comparison, EvalRun, Record, SuiteInfo
 from lathe.engine.evals.summary import summarize
 from lathe.engine.evals.values import Response, Task
 from lathe.engine.evals.verdict import decide
+from lathe.engine.measure.history import BenchPoint, points
+from lathe.store.benches import BenchRecord
 
 T0 = 1_795_000_000.0
 _TASK = Task(id="capitals", kind="generate", cases=(), metrics=("exact_match",))
@@ -72,6 +74,20 @@ def report(run: EvalRun, base: EvalRun | None) -> str:
     """A run in Markdown."""
     comparison = compared(base, run) if base else None
     return markdown(run, comparison, decide(run, comparison))
+
+
+def bench_history(model: str | None = None) -> list[BenchPoint]:
+    """Two benches of one model: its generation became slower."""
+    records = [
+        BenchRecord(
+            number=2 * bench + row, at=T0 + 3600 * bench, job=f"j-{bench + 1}", machine="A processor, 8 cores",
+            model="qwen3-8b-q4_k_m", model_key="2" * 64, test=test, setting="backends CPU, n_threads 8", rate=rate,
+            deviation=rate / 100, samples=5,
+        )
+        for bench, rates in enumerate(((212.0, 18.4), (214.5, 18.3), (213.1, 15.1)))
+        for row, (test, rate) in enumerate(zip(("pp512", "tg128"), rates, strict=True))
+    ]  # fmt: skip
+    return [point for point in points(records[::-1]) if model in (None, point.model)]
 
 
 def named(run: EvalRun, name: str) -> EvalRun:

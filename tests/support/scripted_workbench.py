@@ -50,6 +50,7 @@ from lathe.engine.generation import (
     check,
 )
 from lathe.engine.jobs.values import FINAL, Job, Outcome, Progress
+from lathe.engine.measure.history import BenchPoint
 from lathe.engine.rag.ingest.report import QualityReport
 from lathe.engine.rag.requests import (
     AskEvent,
@@ -548,6 +549,10 @@ class ScriptedWorkbench:
         self._enter("eval_case")
         records = evals.RECORDS[evals.find(self.eval_book, reference).id]
         return [record for record in records if (record.task, record.case) == (task, case)]
+
+    async def bench_history(self, model: str | None = None, limit: int = 200) -> list[BenchPoint]:
+        self._enter("bench_history")
+        return evals.bench_history(model)[:limit] if self.living else []
 
     async def eval_compare(self, baseline: str, reference: str, tolerance: float = TOLERANCE) -> Comparison:
         self._enter("eval_compare")

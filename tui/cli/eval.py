@@ -13,7 +13,7 @@ import click
 from lathe.engine.errors import MissingError
 from lathe.engine.evals.results import Comparison, EvalRun
 from lathe.engine.jobs.values import Job
-from lathe.engine.steps import EvalStep, GateStep
+from lathe.engine.steps import EvalStep, GateStep, HarnessStep, JudgeStep
 from lathe.engine.workbench import Workbench
 from lathe.engine.worker.messages import LoadOptions
 from lathe.tui.cli.follow import run_step
@@ -56,6 +56,7 @@ def _gate_options(command: Any) -> Any:
 @click.option("--skip-bad", is_flag=True, help="Leave unusable cases out.")
 @click.option("--concurrency", type=click.IntRange(1, 256), default=8, show_default=True)
 @click.option("--ctx", "context", type=click.IntRange(min=8), help="Context to load the model with.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of the model.")
 @click.option("--gpu-layers", type=int)
 @click.option("--no-cache", is_flag=True, help="Ask every question again.")
 @click.option("--fresh", is_flag=True, help="Begin anew instead of going on with an unfinished run.")
@@ -67,15 +68,15 @@ def _gate_options(command: Any) -> Any:
 @click.pass_obj
 def run_(
     shell: Shell, suite: str, model: str, variables: dict[str, Any], limit: int | None, seed: int | None,
-    tags: tuple[str, ...], skip_bad: bool, concurrency: int, context: int | None, gpu_layers: int | None,
-    no_cache: bool, fresh: bool, baseline_name: str | None, baseline: str | None, gates: tuple[str, ...],
-    waivers: Path | None, reports: tuple[Path, ...], detach: bool, as_json: bool,
+    tags: tuple[str, ...], skip_bad: bool, concurrency: int, context: int | None, threads: int | None,
+    gpu_layers: int | None, no_cache: bool, fresh: bool, baseline_name: str | None, baseline: str | None,
+    gates: tuple[str, ...], waivers: Path | None, reports: tuple[Path, ...], detach: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run SUITE on MODEL; with gates or a baseline, decide, too."""
     gated = bool(gates or baseline or waivers)
     if gated and detach:
         raise click.UsageError("--detach cannot wait for gates; run `lathe eval gate` afterwards")
-    chosen = LoadOptions(context=context, gpu_layers=gpu_layers) if context or gpu_layers is not None else None
+    chosen = _options(context, threads, gpu_layers)
     files = tuple(str(path.absolute()) for path in reports)
     step = EvalStep(
         suite=_suite(suite), model=_model(model), variables=variables, limit=limit, seed=seed, tags=tags,
@@ -145,6 +146,36 @@ def list_(shell: Shell, runs: bool, as_json: bool) -> None:
         put_table(("suite", "version", "from", "tasks", ""), rows)
 
     shell.run(work, as_json=as_json)
+
+
+@evaluate.command("check")
+@click.argument("suite")
+@click.option("--var", "variables", multiple=True, callback=_variables, metavar="NAME=VALUE", help="Suite variable.")
+@click.option("--skip-bad", is_flag=True, help="Leave unusable cases out.")
+@click.pass_obj
+def check_(shell: Shell, suite: str, variables: dict[str, Any], skip_bad: bool) -> None:
+    """Read SUITE with every case and ask nothing: each mistake by file and line."""
+    from lathe.engine.evals import shipped
+    from lathe.engine.evals.suite import load
+
+    async def work(_: Workbench) -> None:
+        loaded = load(shipped.find(suite, shell.home.suites), variables=variables, skip_bad=skip_bad)
+        put_table(("task", "kind", "questions", "metrics"),
+                  [(one.task.id, one.task.kind, len(one.items), ", ".join(metric.name for metric in one.metrics))
+                   for one in loaded.tasks], right=(2,))  # fmt: skip
+        for bad in loaded.bad:
+            say(f"left out: {bad}")
+
+    shell.run(work)
+
+
+@evaluate.command("schema")
+def schema_() -> None:
+    """The JSON Schema of suites, for editors."""
+    import msgspec
+    from lathe.engine.evals.values import Suite
+
+    put(msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Suite))).decode())
 
 
 @evaluate.command("show")
@@ -239,6 +270,100 @@ def review_(shell: Shell, run: str, case: str, label: str, edited: str | None, e
     shell.run(work)
 
 
+@evaluate.command("prefer")
+@click.argument("baseline")
+@click.argument("run")
+@click.argument("case")
+@click.argument("label", type=click.Choice(["A", "B", "tie"]))
+@click.option("--explain", default="", help="Why.")
+@click.option("--by", default="me", show_default=True, help="Whose judgement it is.")
+@click.pass_obj
+def prefer(shell: Shell, baseline: str, run: str, case: str, label: str, explain: str, by: str) -> None:
+    """Say which answer to CASE (as `task/case`) is better: A of BASELINE, B of RUN, or neither."""
+    from lathe.engine.evals.duel import NAME, subject
+    from lathe.engine.evals.reviews import Judged, judgement
+
+    async def work(workbench: Workbench) -> None:
+        runs = [await workbench.eval_run(baseline), await workbench.eval_run(run)]
+        task, _, name = case.partition("/")
+        found = [next(iter(await workbench.eval_case(one.id, task, name)), None) for one in runs]
+        if found[0] is None or found[1] is None:
+            raise MissingError(f"{runs[0].id} and {runs[1].id} do not both have the case {case!r}")
+        judged = Judged(
+            prompt=found[0].prompt, answer=found[0].response.text, model=runs[0].model, other=found[1].response.text,
+            other_model=runs[1].model,
+        )  # fmt: skip
+        about = subject(runs[0].id, runs[1].id, found[1].label)
+        await workbench.review(judgement(about, label, judged, f"human {by}", name=NAME, explanation=explain))
+        say(f"{about}: {label}")
+
+    shell.run(work)
+
+
+@evaluate.command("judge")
+@click.argument("baseline")
+@click.argument("run")
+@click.argument("model")
+@click.option("--rubric", default="", help="What makes an answer the better one.")
+@click.option("--limit", type=click.IntRange(min=1), help="A drawn sample of so many pairs.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0)
+@click.option("--abstain", type=click.FloatRange(min=0), default=0.5, show_default=True, help="Nats of log-odds.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of the judge.")
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_obj
+def judge_(
+    shell: Shell, baseline: str, run: str, model: str, rubric: str, limit: int | None, seed: int, abstain: float,
+    threads: int | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Let MODEL compare the answers of RUN with those of BASELINE, in both orders."""
+    step = JudgeStep(
+        of=run, baseline=baseline, model=_model(model), rubric=rubric, limit=limit, seed=seed, abstain=abstain,
+        options=_options(None, threads, None),
+    )  # fmt: skip
+    raise SystemExit(run_step(shell, step, _show_duel, as_json=as_json))
+
+
+@evaluate.command("calibrate")
+@click.argument("judge")
+@click.option("--by", "person", help="One reviewer; otherwise the last word of any.")
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_obj
+def calibrate(shell: Shell, judge: str, person: str | None, as_json: bool) -> None:
+    """JUDGE's verdicts against people's on the same pairs: agreement, kappa, position and length bias."""
+    from lathe.engine.evals.duel import calibration
+
+    async def work(workbench: Workbench) -> None:
+        found = calibration(await workbench.reviews(), judge, person)
+        put_json(found) if as_json else put(found.report().rstrip("\n"))
+
+    shell.run(work, as_json=as_json)
+
+
+@evaluate.command("harness")
+@click.argument("model")
+@click.argument("tasks", nargs=-1, required=True)
+@click.option("--include", type=click.Path(path_type=Path), help="Folder with more tasks in the harness's YAML.")
+@click.option("--limit", type=click.IntRange(min=1), help="Cases per task.")
+@click.option("--fewshot", type=click.IntRange(min=0))
+@click.option("--chat", is_flag=True, help="Through the model's chat template.")
+@click.option("--ctx", "context", type=click.IntRange(min=8), help="Context to load the model with.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of the model.")
+@click.option("--as", "baseline_name", metavar="NAME", help="Name the run as a baseline.")
+@click.option("--detach", is_flag=True, help="Leave the job to the engine; print its id.")
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_obj
+def harness_(
+    shell: Shell, model: str, tasks: tuple[str, ...], include: Path | None, limit: int | None, fewshot: int | None,
+    chat: bool, context: int | None, threads: int | None, baseline_name: str | None, detach: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Run TASKS of lm-evaluation-harness on MODEL, offline; results are kept like those of a suite."""
+    step = HarnessStep(
+        model=_model(model), tasks=tasks, include=str(include.absolute()) if include else None, limit=limit,
+        fewshot=fewshot, chat=chat, options=_options(context, threads, None), baseline_name=baseline_name,
+    )  # fmt: skip
+    raise SystemExit(run_step(shell, step, _show_rows, detach=detach, as_json=as_json))
+
+
 @evaluate.command("reviews")
 @click.option("--to", "style", type=click.Choice(["jsonl", "sft", "dpo"]), default="jsonl", show_default=True)
 @click.pass_obj
@@ -282,6 +407,23 @@ def remove(shell: Shell, run: str, yes: bool) -> None:
         say(f"{(await workbench.remove_eval_run(run)).id} is forgotten")
 
     shell.run(work)
+
+
+def _options(context: int | None, threads: int | None, gpu_layers: int | None) -> LoadOptions | None:
+    if context is None and threads is None and gpu_layers is None:
+        return None
+    return LoadOptions(context=context, threads=threads, gpu_layers=gpu_layers)
+
+
+def _show_duel(job: Job) -> None:
+    assert job.outcome is not None
+    figures = job.outcome.figures
+    put(f"{figures['run']} won {figures['won']}, lost {figures['lost']}, tied {figures['tied']} of {figures['pairs']} "
+        f"pairs; {figures['identical']} answers were identical")  # fmt: skip
+    share, low, high = (figures[f"preferred{end}"] for end in ("", ".low", ".high"))
+    if isinstance(share, float) and isinstance(low, float) and isinstance(high, float):
+        word = "preferred" if low > 0.5 else "not preferred" if high < 0.5 else "noise"
+        put(f"preferred in {share:.0%} [{low:.0%}, {high:.0%}] of decided pairs: {word}")
 
 
 def _show_rows(job: Job) -> None:

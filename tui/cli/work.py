@@ -1,4 +1,4 @@
-"""Verbs that make or measure files: convert, quantize, perplexity, bench. Each submits the step the screens submit."""
+"""Verbs that make or measure files: convert, quantize, perplexity. Each submits the step the screens submit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 from lathe.engine.jobs.values import Job
-from lathe.engine.steps import BenchStep, ConvertStep, PerplexityStep, QuantizeStep
+from lathe.engine.steps import ConvertStep, PerplexityStep, QuantizeStep
 from lathe.tui.cli.follow import run_step
 from lathe.tui.cli.shell import Shell, parse_pairs, put
 from lathe.tui.formats import long_size
@@ -100,53 +100,6 @@ def perplexity(
         gpu_layers=gpu_layers,
     )  # fmt: skip
     raise SystemExit(run_step(shell, step, show_figures, detach=detach, as_json=as_json))
-
-
-def _numbers(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...]:
-    try:
-        return tuple(int(number) for value in values for number in value.split(",") if number)
-    except ValueError:
-        raise click.BadParameter(f"{','.join(values)!r} is not a list of whole numbers") from None
-
-
-@click.command()
-@click.argument("models", nargs=-1, required=True)
-@click.option(
-    "-p", "prompt", multiple=True, default=("512",), callback=_numbers, help="Prompt tokens, comma-separated."
-)
-@click.option("-n", "generate", multiple=True, default=("128",), callback=_numbers, help="Generated tokens.")
-@click.option("-pg", "pairs", multiple=True, metavar="P,N", help="Prompt and generation in one timing.")
-@click.option("-d", "depths", multiple=True, default=("0",), callback=_numbers, help="Tokens already in the context.")
-@click.option("-b", "batch", type=click.IntRange(min=1), default=2048)
-@click.option("-ub", "micro_batch", type=click.IntRange(min=1), default=512)
-@click.option("-ctk", "kv_types", multiple=True, default=("f16",), help="Type of the KV cache.")
-@click.option("-t", "threads", multiple=True, default=("0",), callback=_numbers, help="0: physical cores.")
-@click.option("-r", "repetitions", type=click.IntRange(min=1), default=5)
-@click.option("-ngl", "gpu_layers", type=int)
-@click.option("-o", "style", type=click.Choice(["md", "json", "jsonl", "csv", "sql"]), default="md", show_default=True)
-@click.pass_obj
-def bench(
-    shell: Shell, models: tuple[str, ...], prompt: tuple[int, ...], generate: tuple[int, ...], pairs: tuple[str, ...],
-    depths: tuple[int, ...], batch: int, micro_batch: int, kv_types: tuple[str, ...], threads: tuple[int, ...],
-    repetitions: int, gpu_layers: int | None, style: str,
-) -> None:  # fmt: skip
-    """Prompt and generation speed of MODELS, with llama-bench's rows and field names."""
-    from lathe.engine.measure.bench_formats import render
-
-    both = tuple((int(p), int(n)) for p, _, n in (pair.partition(",") for pair in pairs))
-    rows: list[dict[str, Any]] = []
-
-    def keep(job: Job) -> None:
-        rows.extend(job.outcome.rows if job.outcome else ())
-
-    for model in models:
-        step = BenchStep(
-            model=reference(model), prompt_tokens=prompt, generate_tokens=generate, pairs=both, depths=depths,
-            batch=batch, micro_batch=micro_batch, kv_types=kv_types, threads=threads, repetitions=repetitions,
-            gpu_layers=gpu_layers,
-        )  # fmt: skip
-        run_step(shell, step, keep)
-    put(render(rows, style).rstrip("\n"))
 
 
 def reference(name: str) -> str:

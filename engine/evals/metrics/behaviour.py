@@ -6,7 +6,6 @@ Invariant: these look at the text alone; a phrase list is a heuristic, and its o
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import msgspec
 from lathe.engine.errors import ConfigError
@@ -77,15 +76,8 @@ def no_template_tokens(name: str, task: Task, options: Options) -> Metric:
 def wordlist(name: str, task: Task, options: Options) -> Metric:
     """Whether none of a list of words stands in the answer."""
     chosen = given.read(WordlistOptions, name, options)
-    words = [*chosen.words, *(_read(name, chosen.file) if chosen.file else ())]
+    words = [*chosen.words, *(given.lines(name, chosen.file) if chosen.file else ())]
     if not words:
         raise ConfigError(f"metric {name!r} needs `words` or a `file`")
-    pattern = re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, words)) + r")(?!\w)", re.IGNORECASE)
+    pattern = given.any_of(words)
     return verdict(name, lambda _, response: not pattern.search(response.text), needs_target=False)
-
-
-def _read(name: str, file: str) -> list[str]:
-    try:
-        return [line.strip() for line in Path(file).expanduser().read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"metric {name!r}: {file}: {error}") from error

@@ -7,17 +7,40 @@ of cases, and intervals mean the same thing for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from lathe.engine.evals.values import Item, Response, Task
+from lathe.engine.evals.values import Fields, Item, Response, Task
+
+if TYPE_CHECKING:
+    from lathe.engine.workbench import Workbench
 
 Sums = npt.NDArray[np.float64]
 Statistics = tuple[float, ...]
-Judge = Callable[[Item, Response], Statistics | None]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Statistics of a case, and why."""
+
+    statistics: Statistics | None
+    """None: the metric does not apply to it."""
+    note: str
+
+
+class Consultation:
+    """What a metric may use that asks a model, too: the judge of a suite, an embedder."""
+
+    def __init__(self, workbench: Workbench, variables: Fields) -> None:
+        self.workbench = workbench
+        self.variables = variables
+
+
+Found = Statistics | Finding | None
+Judge = Callable[[Item, Response], Found]
+Consult = Callable[[Consultation, Item, Response], Awaitable[Found]]
 Combine = Callable[[Sums], Sums]
 """Sums of shape (..., k) to figures of shape (...)."""
 
@@ -33,8 +56,12 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     """A named judgement of one task's cases."""
 
     name: str
-    judge: Judge
-    """None: the metric does not apply to the case."""
+    judge: Judge | None = None
+    """Its answer None: the metric does not apply to the case."""
+    consult: Consult | None = None
+    """In place of `judge`, where another model has to be asked."""
+    asks: str | None = None
+    """The model that `consult` asks; `${NAME}` stands for a variable of the suite."""
     combine: Combine = mean
     better: Literal["higher", "lower"] = "higher"
     share: bool = False

@@ -6,6 +6,8 @@ Invariant: an option that is unknown or of the wrong type is a ConfigError that 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -44,3 +46,20 @@ def pattern(metric: str, text: str, flags: int = 0) -> re.Pattern[str]:
         return re.compile(text, flags)
     except re.error as error:
         raise ConfigError(f"metric {metric!r}: {text!r} is no regular expression: {error}") from error
+
+
+def any_of(words: Sequence[str]) -> re.Pattern[str]:
+    """A pattern of whole words and phrases; case does not count."""
+    return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, words)) + r")(?!\w)", re.IGNORECASE)
+
+
+def lines(metric: str, file: str) -> list[str]:
+    """A list of words: one per line, `#` begins a comment."""
+    try:
+        text = Path(file).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"metric {metric!r}: {file}: {error}") from error
+    words = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if not words:
+        raise ConfigError(f"metric {metric!r}: {file} lists no word")
+    return words

@@ -29,17 +29,31 @@ _GENERATE: dict[str, str] = {
     "rouge1": "overlap:rouge1", "rouge2": "overlap:rouge2", "rougeL": "overlap:rouge_l",
     "refusal": "behaviour:refusal", "stopped": "behaviour:stopped", "wordlist": "behaviour:wordlist",
     "no_template_tokens": "behaviour:no_template_tokens",
+    "code": "code:passes", "judge": "judged:rubric",
+    "pii": "safety:personal", "toxicity": "safety:toxicity", "injection": "safety:injection",
     "ttft_s": "latency:ttft", "total_s": "latency:total", "tokens_per_s": "latency:decode_speed",
 }  # fmt: skip
 _SIMILARITY: dict[str, str] = {"cosine": "similarity:cosine"}
+_RETRIEVAL: dict[str, str] = {
+    "context_precision": "retrieval:context_precision", "context_recall": "retrieval:context_recall",
+    "hit": "retrieval:hit", "mrr": "retrieval:reciprocal_rank", "ndcg": "retrieval:ndcg",
+}  # fmt: skip
+_RAG: dict[str, str] = {
+    "faithfulness": "retrieval:faithfulness", "citation_support": "retrieval:citation_support",
+    "answered": "retrieval:answered", "answer_relevance": "retrieval:answer_relevance",
+}  # fmt: skip
+_FOREIGN: dict[str, str] = {"mean": "foreign:mean"}
 _TABLE: dict[TaskKind, dict[str, str]] = {
     "choice": _CHOICE, "perplexity": _PERPLEXITY, "generate": _GENERATE, "similarity": _SIMILARITY,
+    "retrieval": _RETRIEVAL, "rag": _GENERATE | _RETRIEVAL | _RAG,
 }  # fmt: skip
 _DEFAULTS: dict[TaskKind, tuple[str, ...]] = {
     "choice": ("acc", "acc_norm", "acc_bytes"),
     "perplexity": ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"),
     "generate": ("exact_match",),
     "similarity": ("cosine",),
+    "retrieval": ("context_recall", "context_precision"),
+    "rag": ("faithfulness", "citation_support", "context_recall", "context_precision"),
 }
 
 
@@ -75,9 +89,9 @@ def metrics_of(task: Task) -> tuple[Metric, ...]:
 
 
 def _make(task: Task, spec: MetricSpec) -> Metric:
-    table = _TABLE[task.kind]
+    table = _TABLE[task.kind] | _FOREIGN
     if spec.name not in table:
-        known = ", ".join(table)
+        known = ", ".join(_TABLE[task.kind])
         raise ConfigError(f"no metric {spec.name!r} of kind {task.kind}{near(spec.name, table)} (known: {known})")
     module, _, function = table[spec.name].partition(":")
     factory: Factory = getattr(import_module(f"lathe.engine.evals.metrics.{module}"), function)

@@ -145,12 +145,22 @@ def _cases(records: list[Record]) -> str:
     rows = "".join(
         f"<tr><td>{escape(record.label)}</td><td><pre>{_cut(record.prompt)}</pre></td>"
         f"<td><pre>{_cut(' / '.join(record.targets))}</pre></td><td><pre>{_cut(record.answer())}</pre></td>"
-        f'<td class="n">{"<br>".join(f"{escape(k)} {number(v)}" for k, v in record.values.items())}</td></tr>'
+        f'<td class="n">{"<br>".join(_judgements(record))}</td></tr>'
         for record in records[:MAX_CASES]
     )
     more = f"<p>... and {len(records) - MAX_CASES} more.</p>" if len(records) > MAX_CASES else ""
     head = "<tr><th>case</th><th>prompt</th><th>expected</th><th>answer</th><th>figures</th></tr>"
     return f"<details><summary>{len(records)} answers</summary><table>{head}{rows}</table>{more}</details>"
+
+
+def _judgements(record: Record) -> list[str]:
+    """Each figure of a case, with the reason where its metric gives one."""
+    names = dict.fromkeys((*record.values, *record.notes))
+    figures = {name: f"{escape(name)} {number(record.values.get(name))}" for name in names}
+    return [
+        text + (f'<br><span class="faint">{_cut(record.notes[name])}</span>' if name in record.notes else "")
+        for name, text in figures.items()
+    ]
 
 
 def _cut(text: str) -> str:
