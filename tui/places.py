@@ -50,6 +50,16 @@ PLACES: tuple[Place, ...] = (
     Place(
         "models", "2", "Models", "Models", "models:Models", "the catalogue; load, convert, verify", "lathe models list"
     ),
+    Place(
+        "quantize",
+        "3",
+        "Quantize",
+        "Quant",
+        "quantize:Quantize",
+        "convert, quantize, compare variants",
+        "lathe quantize",
+    ),
+    Place("tune", "", "Tune", "Tune", "tune:Tune", "the best mix of types for a size", "lathe tune", "v", "quantize"),
     Place("serve", "4", "Serve", "Serve", "serve:Serve", "the HTTP API, its keys and requests", "lathe serve"),
     Place("chat", "0", "Playground", "Chat", "playground:Playground", "talk to one or two models", "lathe chat"),
     Place("evals", "6", "Evals", "Evals", "evals:Evals", "suites, runs, regressions, gates", "lathe eval list --runs"),

@@ -23,7 +23,7 @@ from lathe.tui.widgets.paint import Line, stacked, wrap
 from lathe.tui.widgets.plot import Dot
 
 COLUMNS = (
-    Column("", most=1),
+    Column("", least=1, most=1),
     Column("variant", least=14, most=40, flex=True, sort="name"),
     Column("type", least=6, most=9, sort="type"),
     Column("bits", ">", rank=3, least=4, sort="bits"),

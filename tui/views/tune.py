@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lathe.engine.jobs.tune import FrontierFile
 
 COLUMNS = (
-    Column("", most=1),
+    Column("", least=1, most=1),
     Column("file", least=10, most=24, flex=True, sort="file"),
     Column("size", ">", least=6, sort="size"),
     Column("bits", ">", rank=2, least=4, sort="bits"),
