@@ -304,6 +304,8 @@ class RagAskStep(_Step, frozen=True, kw_only=True, tag="rag-ask"):
     k: Positive = 6
     max_tokens: Positive = 256
     support: bool = True
+    quote: bool = False
+    """Hold the model to sentences of the passages, word for word."""
 
 
 class RagEvalStep(_Step, frozen=True, kw_only=True, tag="rag-eval"):

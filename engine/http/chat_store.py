@@ -35,6 +35,8 @@ class StoreChoice(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit
     reranker: ModelName | None = None
     support: bool = False
     """Measure which passage causes which sentence."""
+    quote: bool = False
+    """Hold the model to sentences of the passages, word for word."""
     always: bool = False
     """Let the model answer even when what was found is weak."""
 
@@ -88,7 +90,7 @@ async def attach(call: Call, choice: StoreChoice, request: GenerationRequest) ->
         store=stats.settings.name, question=last.content, model=request.model, history=tuple(_plain(history)),
         k=choice.k, mode=choice.mode, filter=as_filter(choice.filter), reranker=reranker.name if reranker else None,
         max_tokens=request.max_tokens or _TOKENS, sampling=request.sampling, support=choice.support,
-        always=choice.always, principal=asker(call),
+        quote=choice.quote, always=choice.always, principal=asker(call),
     )  # fmt: skip
     return asked, Grounds()
 

@@ -19,9 +19,9 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 
 class Health(msgspec.Struct):
-    """The server answers."""
+    """The server answers; `degraded`: a model runs, but not where or how it was meant to (FAULTS R11)."""
 
-    status: Literal["ok"]
+    status: Literal["ok", "degraded"]
 
 
 class ModelMeta(msgspec.Struct):
@@ -86,7 +86,7 @@ class Props(msgspec.Struct):
 
 async def health(call: Call) -> Reply:
     """GET /health."""
-    return Json(Health("ok"))
+    return Json(Health("degraded" if await call.service.degraded() else "ok"))
 
 
 async def list_models(call: Call) -> Reply:

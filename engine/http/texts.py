@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 from lathe.engine.generation import ScoreRequest
-from lathe.engine.http.asking import principal_of
+from lathe.engine.http.asking import client_of, principal_of
 from lathe.engine.http.call import Call, Json, Reply
 from lathe.engine.http.messages_in import Messages, engine_messages
 from lathe.engine.http.problems import Problem
@@ -185,7 +185,7 @@ async def score(call: Call) -> Reply:
         context=body.context if isinstance(body.context, str) else tuple(body.context),
         continuations=tuple(item if isinstance(item, str) else tuple(item) for item in body.continuations),
         principal=principal_of(call),
-        client=f"http {call.client}",
+        client=client_of(call),
     )
     scores = await call.service.workbench.score(request)
     call.prompt_tokens += sum(row.tokens for row in scores)

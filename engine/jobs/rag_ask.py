@@ -33,7 +33,7 @@ async def run(step: RagAskStep, context: ServiceContext) -> Outcome:
 async def _answer(step: RagAskStep, question: str, context: ServiceContext) -> dict[str, Figure]:
     request = AskRequest(
         store=step.store, question=question, model=step.model, k=step.k, max_tokens=step.max_tokens,
-        support=step.support,
+        support=step.support, quote=step.quote,
     )  # fmt: skip
     row: dict[str, Figure] = {"question": question}
     given: list[str] = []

@@ -11,9 +11,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+import msgspec
 from lathe.engine.errors import DataError, LatheError, UsageError
-from lathe.engine.generation import Delta, GenerationRequest, Message
+from lathe.engine.generation import Delta, GenerationRequest, Message, Sampling
 from lathe.engine.rag.fencing import NOT_THERE, SYSTEM, citations, question_turn
+from lathe.engine.rag.quoting import quoting_grammar
 from lathe.engine.rag.requests import (
     Answered,
     AskEvent,
@@ -68,7 +70,7 @@ async def ask(workbench: Workbench, searcher: Searcher, request: AskRequest) -> 
         finish=last.finish or "stop",
         in_documents=NOT_THERE.rstrip(".").casefold() not in answer.casefold(),
     )  # fmt: skip
-    if request.support and answer.strip():
+    if request.support and not request.quote and answer.strip():
         try:
             measured = await support(workbench, request.model, prompt.tokens_of, len(given), answer)
             yield Checked(sentences=tuple(measured))
@@ -123,10 +125,18 @@ class _Prompt:
     async def request(self, given: Sequence[StoredPassage]) -> GenerationRequest:
         """The request that generates the answer."""
         common = {
-            "model": self._request.model, "max_tokens": self._request.max_tokens, "sampling": self._request.sampling,
+            "model": self._request.model, "max_tokens": self._request.max_tokens, "sampling": self._sampling(given),
             "client": f"rag {self._request.store}", "principal": self._request.principal,
         }  # fmt: skip
         return GenerationRequest(messages=self._messages(given), **common)  # type: ignore[arg-type]
+
+    def _sampling(self, given: Sequence[StoredPassage]) -> Sampling:
+        if not self._request.quote:
+            return self._request.sampling
+        grammar = quoting_grammar(self._request.question, given)
+        if grammar is None:
+            raise DataError("the passages found hold no sentence to quote", hint="ask without quoting")
+        return msgspec.structs.replace(self._request.sampling, grammar=grammar, json_schema=None)
 
     async def tokens_of(self, kept: Sequence[int]) -> tuple[int, ...]:
         """Token ids of the prompt with only some of the passages given."""

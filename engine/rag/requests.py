@@ -83,6 +83,8 @@ class AskRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_tokens: int = 256
     sampling: Sampling = Sampling(temperature=0.0)
     support: bool = True
+    quote: bool = False
+    """Hold the model to sentences of the passages, word for word."""
     always: bool = False
     """Let the model answer even when what was found is weak."""
     principal: str = "local"

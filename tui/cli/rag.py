@@ -259,18 +259,20 @@ def _put_hit(hit: Hit, explain: bool) -> None:
 @click.option("-k", type=click.IntRange(min=1), default=6, show_default=True, help="Passages offered to the model.")
 @click.option("-n", "--max-tokens", type=click.IntRange(min=1), default=256, show_default=True)
 @click.option("--no-support", is_flag=True, help="Do not check which passage causes which sentence.")
+@click.option("--quote", is_flag=True, help="Hold the model to the documents' own sentences, word for word.")
 @click.option("--always", is_flag=True, help="Let the model answer even when retrieval is weak.")
 @_search_options
 @click.pass_obj
 def ask(
-    shell: Shell, store: str, question: str, model: str, k: int, max_tokens: int, no_support: bool, always: bool,
-    mode: Any, paths: tuple[str, ...], partitions: tuple[str, ...], without: tuple[str, ...], reranker: str | None,
-    as_json: bool,
+    shell: Shell, store: str, question: str, model: str, k: int, max_tokens: int, no_support: bool, quote: bool,
+    always: bool, mode: Any, paths: tuple[str, ...], partitions: tuple[str, ...], without: tuple[str, ...],
+    reranker: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Answer QUESTION from STORE with MODEL; exit 1 when it is not in the documents."""
     request = AskRequest(
-        store=store, question=question, model=model, k=k, max_tokens=max_tokens, support=not no_support, always=always,
-        mode=mode, filter=Filter(paths=paths, partitions=partitions, without_flags=without), reranker=reranker,
+        store=store, question=question, model=model, k=k, max_tokens=max_tokens, support=not no_support, quote=quote,
+        always=always, mode=mode, reranker=reranker,
+        filter=Filter(paths=paths, partitions=partitions, without_flags=without),
     )  # fmt: skip
 
     async def work(workbench: Workbench) -> bool:
