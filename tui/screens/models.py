@@ -168,6 +168,9 @@ class Models(PlaceScreen):
         entry = self.entry
         if entry is None:
             return
+        if entry.format == "safetensors":
+            self.app.notify(f"{entry.name} is a checkpoint: n plans its conversion to a model that can be loaded.")
+            return
         from lathe.tui.screens.load import LoadDialog
 
         def take(chosen: tuple[LoadOptions, bool] | None) -> None:
