@@ -72,7 +72,7 @@ from lathe.engine.workbench import ApiKey, Finding, LogPage, ModelAlias, ModelDe
 from lathe.engine.worker.messages import LoadOptions
 from lathe.engine.worker.pool import ModelPool
 from lathe.engine.worker.supervisor import Supervisor
-from lathe.quantize.artefact import collect_parts
+from lathe.quantize.artefact import collect_parts, remove_part
 from lathe.store.database import Database
 from lathe.store.evals import Review
 from lathe.store.keys import KeyRing, StoredKey
@@ -595,7 +595,7 @@ class LocalWorkbench:
         folders = {self._home.models, *([Path(output).parent] if output else [])}
         for folder in folders:
             for part in await asyncio.to_thread(collect_parts, folder):
-                part.unlink(missing_ok=True)
+                await asyncio.to_thread(remove_part, part)
                 self._journal.write(f"removed what {job.id} left: {part}")
 
     # -- inside --------------------------------------------------------------------------------------------------

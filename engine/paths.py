@@ -57,6 +57,11 @@ class Home:
         return self.root / "stores"
 
     @property
+    def toolchain(self) -> Path:
+        """llama.cpp's own converter, by version."""
+        return self.root / "toolchain"
+
+    @property
     def runs(self) -> Path:
         """Reports of batch runs."""
         return self.root / "runs"

@@ -38,11 +38,25 @@ class VerifyStep(_Step, frozen=True, kw_only=True, tag="verify"):
 
 
 class ConvertStep(_Step, frozen=True, kw_only=True, tag="convert"):
-    """Turn a checkpoint into GGUF or ONNX."""
+    """Turn a checkpoint, a LoRA adapter or a file from before GGUF into GGUF, a checkpoint into ONNX, GGUF back."""
 
     model: str
-    to: Literal["gguf", "onnx"] = "gguf"
+    to: Literal["gguf", "onnx", "safetensors"] = "gguf"
     outtype: Literal["auto", "f32", "f16", "bf16", "q8_0"] = "auto"
+    base: str | None = None
+    """LoRA adapter: the checkpoint it was trained on; None: the one it names."""
+    split_max_bytes: Positive | None = None
+    """GGUF: largest file; None: one file."""
+    parity: bool = True
+    """GGUF: compare outputs with the checkpoint's through transformers, where that is installed."""
+    task: Literal["auto", "text-generation-with-past", "feature-extraction", "text-classification"] = "auto"
+    """ONNX: what the graph gives; auto: by the architecture."""
+    opset: Annotated[int, Meta(ge=11, le=25)] | None = None
+    """ONNX: version of the operators; None: the architecture's usual one."""
+    legacy_context: Positive = 2048
+    """Files from before GGUF: tokens of context, which they do not say; Llama 2 has 4096."""
+    legacy_epsilon: Annotated[float, Meta(gt=0)] = 5e-6
+    """Files from before GGUF: epsilon of the norms; Llama 2 has 1e-5."""
     output: str | None = None
     """Path; None: in the workspace, named after the source."""
     name: str | None = None
@@ -77,6 +91,48 @@ class QuantizeStep(_Step, frozen=True, kw_only=True, tag="quantize"):
     output: str | None = None
     name: str | None = None
     force: bool = False
+
+
+class OnnxQuantizeStep(_Step, frozen=True, kw_only=True, tag="onnx-quantize"):
+    """Quantize an ONNX model through ONNX Runtime's tools."""
+
+    model: str
+    mode: Literal["int8", "int8-static", "int4", "float16"] = "int8"
+    text: str | None = None
+    """int8-static: path of the calibration text."""
+    per_channel: bool = True
+    """int8: a scale for each column of a weight."""
+    symmetric: bool = True
+    """int4: no zero points."""
+    block_size: Literal[16, 32, 64, 128, 256] = 32
+    """int4: weights that share a scale."""
+    operators: tuple[str, ...] = ()
+    """Operators to quantize, such as MatMul; none: those that bear it."""
+    exclude: tuple[str, ...] = ()
+    """Regular expressions over names of nodes that stay as they are."""
+    reduce_range: bool = False
+    """int8: seven bits, for processors without VNNI."""
+    calibration: Literal["minmax", "entropy", "percentile"] = "minmax"
+    samples: Positive = 32
+    sample_tokens: Positive = 128
+    """int8-static: pieces of the text, and their length."""
+    threads: Count = 0
+    output: str | None = None
+    name: str | None = None
+    force: bool = False
+
+
+class ToolchainStep(_Step, frozen=True, kw_only=True, tag="toolchain"):
+    """Install llama.cpp's own converter, for architectures that ours does not know."""
+
+    source: str | None = None
+    """Source archive of llama-cpp-python or a packed toolchain; None: fetched through pip, where not offline."""
+    version: str | None = None
+    """None: that of the installed llama-cpp-python."""
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
+    """Of the source archive; None: the known one of the version."""
+    force: bool = False
+    """Replace an installed one."""
 
 
 class PerplexityStep(_Step, frozen=True, kw_only=True, tag="perplexity"):
@@ -425,7 +481,8 @@ class HarnessStep(_Step, frozen=True, kw_only=True, tag="harness"):
 
 Step = (
     ScanStep | VerifyStep
-    | ConvertStep | QuantizeStep | ImatrixStep | ImatrixMergeStep | TuneStep | PerplexityStep | KldStep
+    | ToolchainStep | ConvertStep | QuantizeStep | OnnxQuantizeStep | ImatrixStep | ImatrixMergeStep | TuneStep
+    | PerplexityStep | KldStep
     | BenchStep | ServeStep | GenerateStep
     | RagBuildStep | RagReembedStep | RagQueryStep | RagAskStep | RagEvalStep | RagGoldenStep
     | RagExploreStep | RagVerifyStep

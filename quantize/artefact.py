@@ -80,14 +80,22 @@ def file_sha256(path: Path, progress: Report | None = None) -> str:
 
 
 def collect_parts(folder: Path) -> list[Path]:
-    """Find the part files in `folder` whose writer is gone; safe to remove, sorted by name.
+    """Find the parts in `folder`, files or folders, whose writer is gone; safe to remove, sorted by name.
 
-    Files that do not carry our name are never listed, nor is anything on a file system that has no locks.
+    What does not carry our name is never listed, nor is anything on a file system that has no locks.
     """
     try:
         return sorted(entry for entry, name in _parts(folder) if _stale(entry, name))
     except FileNotFoundError:
         return []
+
+
+def remove_part(part: Path) -> None:
+    """Remove what `collect_parts` listed."""
+    if part.is_dir() and not part.is_symlink():
+        shutil.rmtree(part, ignore_errors=True)
+    else:
+        part.unlink(missing_ok=True)
 
 
 def _refuse_existing(path: Path, inputs: tuple[Path, ...], force: bool) -> None:
@@ -134,7 +142,7 @@ def _claim(path: Path) -> tuple[Path, int]:
                 raise OutputError(
                     f"process {name['pid']} is writing {path}", hint="wait for it, or choose another output"
                 )
-            other.unlink(missing_ok=True)
+            remove_part(other)
         lock = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise OutputError(f"cannot create {part}: {error.strerror}", code="E_OUTPUT_FOLDER") from error
@@ -156,7 +164,7 @@ def _stale(part: Path, name: re.Match[str]) -> bool:
         return False
     try:
         status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             return False
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:  # held, or this file system has no locks

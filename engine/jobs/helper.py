@@ -22,6 +22,8 @@ Request = TypeVar("Request")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "DO_NOT_TRACK": "1"}
 _TAIL = 30
 """Lines of its log that are searched for a cause."""
+_LOGGED = 64 << 10
+"""Bytes of its log that are kept in the job's."""
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -48,6 +50,7 @@ def ask(
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise TimeoutExpired(f"{role} took more than {timeout_s:,.0f} s") from error
+    sys.stderr.write(done.stderr[-_LOGGED:].decode("utf-8", "replace"))
     if done.returncode:
         cause = explain(done.returncode, done.stderr.decode("utf-8", "replace").splitlines()[-_TAIL:])
         failure = cause.failure(role)

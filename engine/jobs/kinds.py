@@ -38,6 +38,8 @@ KINDS: dict[type, Kind] = {
     steps.VerifyStep: Kind(target="verify:run", lane="io"),
     steps.ConvertStep: Kind(target="convert:run"),
     steps.QuantizeStep: Kind(target="quantize:run"),
+    steps.ToolchainStep: Kind(target="toolchain:run", service=True, lane="io", reusable=False),
+    steps.OnnxQuantizeStep: Kind(target="onnx_quantize:run"),
     steps.PerplexityStep: Kind(target="perplexity:run"),
     steps.KldStep: Kind(target="kld:run"),
     steps.ImatrixStep: Kind(target="imatrix:run"),
@@ -90,6 +92,10 @@ def title_of(step: steps.Step, names: Mapping[str, str] = {}) -> str:
             return f"{subject} -> {to} {outtype}"
         case steps.QuantizeStep(type=kind):
             return f"{subject} -> {kind}"
+        case steps.ToolchainStep(version=version):
+            return version or "as installed"
+        case steps.OnnxQuantizeStep(mode=mode):
+            return f"{subject} -> {mode}"
         case steps.ImatrixMergeStep(output=output):
             return output.rsplit("/", 1)[-1]
         case steps.ScanStep(roots=roots):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from lathe.engine.embedded import HELD_OUT_TEXT
@@ -12,6 +15,11 @@ from lathe.engine.jobs.outputs import gguf_path
 from lathe.engine.jobs.values import Figure, JobContext, Outcome
 from lathe.engine.steps import PerplexityStep
 from lathe.quantize.artefact import new_artefact
+from lathe.store.models import ModelEntry
+
+if TYPE_CHECKING:
+    from lathe.engine.measure.chunks import Chunks
+    from lathe.engine.measure.perplexity import Moments, Perplexity, Progress
 
 _SAVE_INTERVAL_S = 5.0
 
@@ -28,20 +36,18 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
 def run(step: PerplexityStep, context: JobContext) -> Outcome:
     """Measure, with checkpoints."""
-    from lathe.engine.jobs.loading import load
     from lathe.engine.measure import chunks as chunked
-    from lathe.engine.measure.perplexity import Moments, perplexity
-    from lathe.engine.native.llama import LlamaContext
+    from lathe.engine.measure.perplexity import Moments
 
     entry = context.model(step.model)
     text = chunked.read_text(Path(step.text).expanduser() if step.text else HELD_OUT_TEXT)
     digest = hashlib.sha256(text).hexdigest()
     file = Path(context.spec.work_dir) / "perplexity.json"
-    with load(gguf_path(entry), step.gpu_layers, context) as model:
-        chunks = chunked.cut(model, text, step.context, step.chunks)
+    saved = time.monotonic()
+    with _opened(step, entry, context) as measure:
+        chunks = measure.cut(text)
         key = f"{entry.sha256 or entry.id} {digest} {chunks.n_ctx} {chunks.n_chunks}"
         before = _resumed(file, key)
-        saved = time.monotonic()
 
         def progress(done: int, total: int, figure: float, sums: Moments) -> None:
             nonlocal saved
@@ -51,8 +57,7 @@ def run(step: PerplexityStep, context: JobContext) -> Outcome:
                 _save(file, Checkpoint(key, done, sums.count, sums.total, sums.squares))
 
         sums = Moments(before.count, before.total, before.squares) if before else Moments()
-        with LlamaContext(model, chunks.options(threads=step.threads)) as runner:
-            result = perplexity(runner, chunks, progress=progress, sums=sums, start=before.chunks if before else 0)
+        result = measure.run(chunks, progress, sums, before.chunks if before else 0)
     file.unlink(missing_ok=True)
     for warning in result.warnings:
         context.log(warning, "warn")
@@ -71,6 +76,39 @@ def run(step: PerplexityStep, context: JobContext) -> Outcome:
         "text_sha256": digest,
     }
     return Outcome(figures=figures)
+
+
+class _Measure(NamedTuple):
+    """A loaded model of either kind."""
+
+    cut: Callable[[bytes], Chunks]
+    run: Callable[[Chunks, Progress, Moments, int], Perplexity]
+
+
+@contextmanager
+def _opened(step: PerplexityStep, entry: ModelEntry, context: JobContext) -> Iterator[_Measure]:
+    if entry.format == "onnx":
+        from lathe.engine.native.llama import physical_cores
+        from lathe.engine.onnx.scoring import Scorer
+
+        scorer = Scorer(Path(entry.path), step.threads or physical_cores())
+        yield _Measure(
+            lambda text: scorer.cut(text, step.context, step.chunks),
+            lambda chunks, progress, sums, start: scorer.perplexity(chunks, progress=progress, sums=sums, start=start),
+        )
+        return
+    from lathe.engine.jobs.loading import load
+    from lathe.engine.measure import chunks as chunked
+    from lathe.engine.measure.perplexity import perplexity
+    from lathe.engine.native.llama import LlamaContext
+
+    with load(gguf_path(entry), step.gpu_layers, context) as model:
+
+        def run(chunks: Chunks, progress: Progress, sums: Moments, start: int) -> Perplexity:
+            with LlamaContext(model, chunks.options(threads=step.threads)) as runner:
+                return perplexity(runner, chunks, progress=progress, sums=sums, start=start)
+
+        yield _Measure(lambda text: chunked.cut(model, text, step.context, step.chunks), run)
 
 
 def _resumed(file: Path, key: str) -> Checkpoint | None:

@@ -18,8 +18,8 @@ from lathe.engine.steps import Step
 from lathe.quantize.artefact import file_sha256
 from lathe.store.models import ModelEntry
 
-FILE_FIELDS = ("text", "imatrix", "file", "base_file")
-"""Fields of steps that name input files other than models."""
+FILE_FIELDS = ("text", "imatrix", "file", "base_file", "merge", "matrices")
+"""Fields of steps that name input files other than models, one or several."""
 
 
 async def step_keys(step: Step, release: str, resolve: Callable[[str], Awaitable[ModelEntry]]) -> tuple[str, ...]:
@@ -27,9 +27,10 @@ async def step_keys(step: Step, release: str, resolve: Callable[[str], Awaitable
     models = {reference: await resolve(reference) for reference in references(step)}
     files: dict[str, str] = {}
     for field in FILE_FIELDS:
-        name = getattr(step, field, None)
-        if isinstance(name, str) and name:
-            files[name] = await asyncio.to_thread(file_sha256, Path(name))
+        named = getattr(step, field, None)
+        for name in named if isinstance(named, tuple) else (named,):
+            if isinstance(name, str) and name:
+                files[name] = await asyncio.to_thread(file_sha256, Path(name))
     by_identity = {reference: entry.id for reference, entry in models.items()}
     by_content = {reference: entry.sha256 for reference, entry in models.items()}
     ways = (by_content, by_identity) if all(by_content.values()) else (by_identity,)

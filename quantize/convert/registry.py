@@ -35,6 +35,8 @@ ARCHITECTURES: dict[str, str] = {
     "XLMRobertaModel": "bert:ROBERTA",
 }
 """Class name in config.json -> `module:NAME` below `families`."""
+UNKNOWN_ARCHITECTURE = "E_ARCHITECTURE"
+"""Code of the error that another converter may answer."""
 
 
 def family_of(checkpoint: Checkpoint) -> Family:
@@ -54,7 +56,9 @@ def family_of(checkpoint: Checkpoint) -> Family:
         near = difflib.get_close_matches(architecture, ARCHITECTURES, 3, 0.5)
         raise UnsupportedError(
             f"no converter here knows the architecture {architecture}",
-            hint=f"the nearest that are known: {', '.join(near)}" if near else "see `lathe toolchain`",
+            hint=(f"the nearest that are known: {', '.join(near)}; " if near else "")
+            + "llama.cpp's own converter may know it: `lathe toolchain install`",
+            code=UNKNOWN_ARCHITECTURE,
         )
     module, _, name = home.partition(":")
     family = getattr(importlib.import_module(f"lathe.quantize.convert.families.{module}"), name)

@@ -12,8 +12,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from lathe.quantize.artefact import collect_parts, file_sha256, new_artefact
+from lathe.quantize.artefact import collect_parts, file_sha256, new_artefact, remove_part
 from lathe.quantize.errors import OutputError
+from lathe.quantize.folder_artefact import new_folder
 
 
 def listing(folder: Path) -> list[str]:
@@ -272,10 +273,44 @@ def test_pid_that_was_given_to_somebody_else(tmp_path: Path) -> None:
     assert collect_parts(tmp_path) == [part]
 
 
+def test_a_folder_that_a_dead_writer_left_is_collected(tmp_path: Path) -> None:
+    part = tmp_path / "model.999999999.part"
+    part.mkdir()
+    (part / "config.json").write_bytes(b"{}")
+    with new_folder(tmp_path / "other") as own:
+        (own / "config.json").write_bytes(b"{}")
+        assert collect_parts(tmp_path) == [part], "the living one is locked"
+    remove_part(part)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "other"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    output = tmp_path / "model"
+    with pytest.raises(ValueError, match="broken"), new_folder(output) as part:
+        (part / "config.json").write_bytes(b"{}")
+        raise ValueError("broken")
+    assert list(tmp_path.iterdir()) == []
+    with new_folder(output) as part:
+        (part / "config.json").write_bytes(b"first")
+    with pytest.raises(OutputError, match="is the input"), new_folder(output, inputs=[output], force=True):
+        pass
+    with pytest.raises(ValueError, match="broken"), new_folder(output, force=True) as part:
+        raise ValueError("broken")
+    assert (output / "config.json").read_bytes() == b"first"
+    with pytest.raises(OutputError, match="no space left"), new_folder(output, force=True):
+        raise OSError(errno.ENOSPC, "full")
+    assert list(tmp_path.iterdir()) == [output]
+    with new_folder(output, force=True) as part:
+        (part / "config.json").write_bytes(b"second")
+    assert (output / "config.json").read_bytes() == b"second"
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(OutputError, match="not replaced"), new_folder(tmp_path / "notes", force=True):
+        pass
+
+
 def test_foreign_files_are_never_collected(tmp_path: Path) -> None:
     (tmp_path / "download.part").write_bytes(b"a browser's")
     (tmp_path / "model.gguf.x1.part").write_bytes(b"not a pid")
-    (tmp_path / "folder.999999999.part").mkdir()
     (tmp_path / "link.999999999.part").symlink_to(tmp_path / "download.part")
     os.mkfifo(tmp_path / "fifo.999999999.part")
     assert collect_parts(tmp_path) == []

@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "kld": ("quality:kld", "Divergence from a base model, with llama-perplexity's statistics."),
     "imatrix": ("quality:imatrix", "Importance matrices: collect, merge, show."),
     "tune": ("tune:tune", "Find the best mix of types for a size, speed or divergence."),
+    "toolchain": ("toolchain:toolchain", "llama.cpp's own converter: install, list, pack, remove."),
     "bench": ("bench:bench", "Prompt and generation speed, with llama-bench's rows; its history on this machine."),
     "eval": ("eval:evaluate", "Eval suites: run, compare, gate, judge, harness, review, export, ..."),
     "serve": ("serve:serve", "Serve models over HTTP (OpenAI, Anthropic and Ollama APIs)."),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 from lathe.engine.jobs.values import Job
-from lathe.engine.steps import ConvertStep, PerplexityStep, QuantizeStep
+from lathe.engine.steps import ConvertStep, OnnxQuantizeStep, PerplexityStep, QuantizeStep
 from lathe.tui.cli.follow import run_step
 from lathe.tui.cli.shell import Shell, parse_pairs, put
 from lathe.tui.formats import long_size
@@ -35,31 +35,80 @@ def show_figures(job: Job) -> None:
 
 @click.command()
 @click.argument("source")
-@click.option("--to", type=click.Choice(["gguf", "onnx"]), default="gguf", show_default=True)
+@click.option("--to", type=click.Choice(["gguf", "onnx", "safetensors"]), default="gguf", show_default=True)
 @click.option("--outtype", type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"]), default="auto", show_default=True)
+@click.option("--base", help="LoRA adapter: the checkpoint it was trained on.")
+@click.option("--split-max-bytes", type=click.IntRange(min=1), help="GGUF: largest file; more become shards.")
+@click.option("--no-parity", is_flag=True, help="GGUF: do not compare outputs with the checkpoint's.")
+@click.option(
+    "--task",
+    type=click.Choice(["auto", "text-generation-with-past", "feature-extraction", "text-classification"]),
+    default="auto",
+    help="ONNX: what the graph gives.",
+)
+@click.option("--opset", type=click.IntRange(11, 25), help="ONNX: version of the operators.")
+@click.option("--legacy-context", type=click.IntRange(min=1), default=2048, help="Files from before GGUF: context.")
+@click.option("--legacy-epsilon", type=float, default=5e-6, help="Files from before GGUF: epsilon of the norms.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write (default: in the workspace).")
 @click.option("--name", help="Name to register the result under.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @job_options
 @click.pass_obj
 def convert(
-    shell: Shell, source: str, to: Any, outtype: Any, output: Path | None, name: str | None, force: bool, detach: bool,
-    as_json: bool,
+    shell: Shell, source: str, to: Any, outtype: Any, base: str | None, split_max_bytes: int | None, no_parity: bool,
+    task: Any, opset: int | None, legacy_context: int, legacy_epsilon: float, output: Path | None, name: str | None,
+    force: bool, detach: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Turn SOURCE (a checkpoint folder or a registered model) into GGUF or ONNX."""
-    step = ConvertStep(model=reference(source), to=to, outtype=outtype, output=absolute(output), name=name, force=force)
+    """Turn SOURCE into GGUF (checkpoint, LoRA adapter, old GGML file), ONNX (checkpoint) or safetensors (GGUF)."""
+    step = ConvertStep(
+        model=reference(source), to=to, outtype=outtype, base=reference(base) if base else None,
+        split_max_bytes=split_max_bytes, parity=not no_parity, task=task, opset=opset, legacy_context=legacy_context,
+        legacy_epsilon=legacy_epsilon, output=absolute(output), name=name, force=force,
+    )  # fmt: skip
     raise SystemExit(run_step(shell, step, show_artefacts, detach=detach, as_json=as_json))
+
+
+_ONNX_MODES = ("int8", "int8-static", "int4", "float16")
 
 
 @click.command()
 @click.argument("model")
-@click.option("-t", "--type", "kind", default="Q4_K_M", show_default=True, help="Q8_0, Q5_K_M, IQ3_XS, ...")
+@click.option(
+    "-t",
+    "--type",
+    "kind",
+    default="Q4_K_M",
+    show_default=True,
+    help="GGUF: Q8_0, Q5_K_M, IQ3_XS, ... ONNX: int8, int8-static, int4, float16.",
+)
 @click.option("--imatrix", type=click.Path(path_type=Path), help="Importance matrix (GGUF).")
+@click.option(
+    "--imatrix-only", multiple=True, metavar="PART", help="Importances only for tensors with this in the name."
+)
+@click.option("--imatrix-except", multiple=True, metavar="PART", help="No importances for those.")
 @click.option("--tensor-type", multiple=True, metavar="REGEX=TYPE", help="Type of the tensors whose name matches.")
+@click.option(
+    "--tensor-types-file", type=click.Path(path_type=Path), help="Such lines in a file, as `lathe tune` writes."
+)
 @click.option("--output-tensor-type", metavar="TYPE")
 @click.option("--token-embedding-type", metavar="TYPE")
+@click.option("--keep-output", is_flag=True, help="Leave output.weight as it is.")
 @click.option("--pure", is_flag=True, help="One type for every tensor.")
+@click.option("--prune-layer", "prune_layers", multiple=True, type=click.IntRange(min=0), help="Leave a layer out.")
+@click.option("--keep-split", is_flag=True, help="As many shards as the source has.")
 @click.option("--allow-requantize", is_flag=True, help="Accept an already quantized source.")
+@click.option("--text", type=click.Path(path_type=Path), help="int8-static: calibration text.")
+@click.option("--op", "operators", multiple=True, metavar="NAME", help="ONNX: operators to quantize, such as MatMul.")
+@click.option("--exclude", multiple=True, metavar="REGEX", help="ONNX: nodes that stay as they are.")
+@click.option("--per-tensor", is_flag=True, help="ONNX int8: one scale per weight instead of one per column.")
+@click.option("--block-size", type=click.Choice(["16", "32", "64", "128", "256"]), default="32", help="ONNX int4.")
+@click.option("--asymmetric", is_flag=True, help="ONNX int4: with zero points.")
+@click.option(
+    "--calibration",
+    type=click.Choice(["minmax", "entropy", "percentile"]),
+    default="minmax",
+    help="ONNX int8-static: how ranges are found.",
+)
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="0: all cores.")
 @click.option("-o", "--output", type=click.Path(path_type=Path))
 @click.option("--name")
@@ -67,17 +116,30 @@ def convert(
 @job_options
 @click.pass_obj
 def quantize(
-    shell: Shell, model: str, kind: str, imatrix: Path | None, tensor_type: tuple[str, ...],
-    output_tensor_type: str | None, token_embedding_type: str | None, pure: bool, allow_requantize: bool,
-    threads: int, output: Path | None, name: str | None, force: bool, detach: bool, as_json: bool,
+    shell: Shell, model: str, kind: str, imatrix: Path | None, imatrix_only: tuple[str, ...],
+    imatrix_except: tuple[str, ...], tensor_type: tuple[str, ...], tensor_types_file: Path | None,
+    output_tensor_type: str | None, token_embedding_type: str | None, keep_output: bool, pure: bool,
+    prune_layers: tuple[int, ...], keep_split: bool, allow_requantize: bool, text: Path | None,
+    operators: tuple[str, ...], exclude: tuple[str, ...], per_tensor: bool, block_size: str, asymmetric: bool,
+    calibration: Any, threads: int, output: Path | None, name: str | None, force: bool, detach: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Quantize MODEL (a registered name or a GGUF file)."""
-    step = QuantizeStep(
-        model=reference(model), type=kind, imatrix=absolute(imatrix),
-        tensor_types=parse_pairs(tensor_type, "--tensor-type"), output_tensor_type=output_tensor_type,
-        token_embedding_type=token_embedding_type, pure=pure, allow_requantize=allow_requantize, threads=threads,
-        output=absolute(output), name=name, force=force,
-    )  # fmt: skip
+    """Quantize MODEL (a registered name, a GGUF file or an ONNX folder)."""
+    step: QuantizeStep | OnnxQuantizeStep
+    if kind.lower() in _ONNX_MODES:
+        step = OnnxQuantizeStep(
+            model=reference(model), mode=kind.lower(), text=absolute(text), per_channel=not per_tensor,  # type: ignore[arg-type]
+            symmetric=not asymmetric, block_size=int(block_size), operators=operators, exclude=exclude,  # type: ignore[arg-type]
+            calibration=calibration, threads=threads, output=absolute(output), name=name, force=force,
+        )  # fmt: skip
+    else:
+        lines = tensor_types_file.read_text("utf-8").split() if tensor_types_file else []
+        step = QuantizeStep(
+            model=reference(model), type=kind, imatrix=absolute(imatrix), imatrix_only=imatrix_only,
+            imatrix_except=imatrix_except, tensor_types=parse_pairs((*tensor_type, *lines), "--tensor-type"),
+            output_tensor_type=output_tensor_type, token_embedding_type=token_embedding_type, keep_output=keep_output,
+            pure=pure, prune_layers=prune_layers, keep_split=keep_split, allow_requantize=allow_requantize,
+            threads=threads, output=absolute(output), name=name, force=force,
+        )  # fmt: skip
     raise SystemExit(run_step(shell, step, show_artefacts, detach=detach, as_json=as_json))
 
 

@@ -6,11 +6,6 @@ what quantization lost stays lost.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Literal
@@ -23,7 +18,8 @@ from lathe.quantize.convert.restore.config import CHECKPOINTS, config_of, family
 from lathe.quantize.convert.restore.tokenizer import tokenizer_files
 from lathe.quantize.convert.restore.weights import RestoredTensor, restored, write_weights
 from lathe.quantize.convert.writer import Encoding
-from lathe.quantize.errors import OutputError, UnsupportedError
+from lathe.quantize.errors import UnsupportedError
+from lathe.quantize.folder_artefact import new_folder
 from lathe.quantize.gguf.header import GgufHeader, read_sharded
 from lathe.quantize.progress import Report, silent
 
@@ -80,7 +76,7 @@ def restore_checkpoint(
         documents[name] = msgspec.json.format(msgspec.json.encode(content))
     size = sum(tensor.nbytes(dtype) for tensor in tensors)
     require_space(output.parent, size)
-    with _new_folder(output, force=force) as part:
+    with new_folder(output, force=force) as part:
         for name, content in documents.items():
             (part / name).parent.mkdir(exist_ok=True)
             (part / name).write_bytes(content)
@@ -102,39 +98,3 @@ def _dtype(headers: tuple[GgufHeader, ...]) -> Encoding:
     if "BF16" in kinds:
         return Encoding.BF16
     return Encoding.F32 if kinds == {"F32"} else Encoding.F16
-
-
-@contextmanager
-def _new_folder(path: Path, *, force: bool) -> Iterator[Path]:
-    """Yield a new folder to fill; give it its name on a clean exit, remove it on any exception."""
-    if os.path.lexists(path) and not force:
-        raise OutputError(f"the output {path} exists", hint="choose another, or force it", code="E_OUTPUT_EXISTS")
-    if os.path.lexists(path) and not (path.is_dir() and (path / "config.json").is_file()):
-        raise OutputError(f"the output {path} is no checkpoint folder: it is not replaced")
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    old = path.with_name(f"{path.name}.{os.getpid()}.old")
-    try:
-        part.mkdir()
-        yield part
-        for file in part.rglob("*"):
-            _sync(file)
-        if path.exists():
-            path.rename(old)
-        part.rename(path)
-        _sync(path.parent)
-    except OSError as error:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        for folder in (part, old):
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(folder)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
