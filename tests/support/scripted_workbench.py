@@ -113,6 +113,7 @@ class ScriptedWorkbench:
         self.catalogue = {e.id: e for e in (data.models() if living else data.empty_models())}
         self.queue = {j.id: j for j in ([*data.jobs(), tune.job()] if living else [])}
         self.logs: dict[str, list[str]] = {id_: list(data.JOB_LOG) for id_ in self.queue}
+        self.model_aliases: dict[str, ModelAlias] = {}
         self.documents = {tune.JOB_ID: tune.document()} if living else {}
         self.lines: list[str] = []
         self.workers: dict[str, WorkerState] = {}
