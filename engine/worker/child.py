@@ -281,9 +281,14 @@ class Worker:
 
     # -- beat thread, and the end --------------------------------------------------------------------------------
     def _beat(self) -> None:
+        stats = WorkerStats()
         while True:
-            backend = self._backend
-            self._outbox.send_if_clear(Beat(WorkerStats() if backend is None else backend.stats()))
+            try:
+                if self._backend is not None:
+                    stats = self._backend.stats()
+            except Exception as error:  # noqa: BLE001 - a look between two steps of the engine thread; silence would kill
+                _log.warning("the statistics could not be read: %s", _where(error))
+            self._outbox.send_if_clear(Beat(stats))
             time.sleep(BEAT_S)
 
     def _leave(self, code: int) -> None:
@@ -297,7 +302,10 @@ class Worker:
 def _cancelled(message: Ask | Lookup) -> tuple[FromWorker, ...]:
     """The end of a request that was cancelled before the model saw it."""
     if isinstance(message, Generate):
-        return Piece(message.id, (Delta(finish="cancelled", usage=Usage(0, 0)),)), Done(message.id)
+        last = message.request.n - 1
+        deltas = [Delta(index=index, finish="cancelled") for index in range(last)]
+        deltas.append(Delta(index=last, finish="cancelled", usage=Usage(0, 0)))
+        return Piece(message.id, tuple(deltas)), Done(message.id)
     return (Failed(message.id, describe(Cancelled("the request was cancelled"))),)
 
 

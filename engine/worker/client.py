@@ -35,8 +35,8 @@ from lathe.store.models import ModelEntry
 
 SILENCE_S = 10.0
 """No message for this long, though the engine was listening: the worker hangs."""
-IMPORT_S = 60.0
-"""The same before its first message, while it imports native libraries from a cold disk."""
+LOAD_S = 60.0
+"""The same until it is ready: loading a native library from a cold disk stops every thread of an interpreter."""
 BUSY_S = 900.0
 """Longest native call: a full batch of a large model on a slow processor takes minutes, never a quarter of an hour."""
 _TICK_S = 1.0
@@ -268,14 +268,13 @@ class WorkerClient:
 
     async def _watch(self) -> None:
         """Count seconds of silence by our own ticks, so that a suspended engine does not blame its workers."""
-        spoken = False
         while True:
             await asyncio.sleep(_TICK_S)
             if self._heard:
-                self._heard, self._silent_s, spoken = False, 0.0, True
+                self._heard, self._silent_s = False, 0.0
             else:
                 self._silent_s += _TICK_S
-            if self._silent_s >= (SILENCE_S if spoken else IMPORT_S):
+            if self._silent_s >= (SILENCE_S if self._ready.done() else LOAD_S):
                 self._condemn(f"gave no sign of life for {self._silent_s:.0f} s and was killed")
             elif self.stats.busy_s > BUSY_S:
                 self._condemn(f"was stuck in one native call for {self.stats.busy_s:.0f} s and was killed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,12 +15,15 @@ from typing import Any
 import psutil
 import pytest
 from lathe.engine.generation import EmbedRequest, Message, Sampling, ScoreRequest
-from lathe.engine.wire import WireError
+from lathe.engine.wire import Decoder, WireError
+from lathe.engine.worker import child as child_module
 from lathe.engine.worker.messages import (
+    Beat,
     Detokenize,
     Drain,
     Embed,
     Failed,
+    FromWorker,
     Load,
     LoadOptions,
     Prompt,
@@ -30,6 +34,7 @@ from lathe.engine.worker.messages import (
     Tokenize,
     Tokens,
     Vectors,
+    WorkerStats,
 )
 from support.worker_child import WorkerChild, worker_child
 
@@ -162,6 +167,30 @@ def test_a_stuck_native_call_shows_as_busy_while_beats_go_on(start: Any) -> None
     child.generate(prompt="p")
     child.until(lambda: any(beat.stats.busy_s > 0.6 for beat in child.beats))
     child.process.kill()
+
+
+def test_beats_go_on_when_a_look_at_the_backend_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine thread works while the beat thread looks; a look that fails must not pass for a worker that hangs."""
+
+    class Changing:
+        looks = 0
+
+        def stats(self) -> WorkerStats:
+            self.looks += 1
+            if self.looks == 2:
+                raise RuntimeError("dictionary changed size during iteration")
+            return WorkerStats(iterations=self.looks)
+
+    ours, theirs = socket.socketpair()
+    worker = child_module.Worker(theirs)
+    worker._backend = Changing()  # type: ignore[assignment]
+    naps = iter([None, None])
+    monkeypatch.setattr(child_module.time, "sleep", lambda _seconds: next(naps))
+    with ours, theirs:
+        with pytest.raises(StopIteration):
+            worker._beat()
+        beats = list(Decoder[Beat](FromWorker).feed(ours.recv(65536)))
+    assert [beat.stats.iterations for beat in beats] == [1, 1, 3]
 
 
 def test_drain_finishes_the_running_and_refuses_the_new(start: Any) -> None:
