@@ -42,7 +42,10 @@ async def loaded(call: Call, entry: ModelEntry) -> list[str]:
 async def scales(call: Call, entry: ModelEntry, lora: list[LoraScale] | None) -> dict[str, float]:
     """Return the scales of a request: its own, or those set for the server."""
     if lora is None:
-        return call.service.adapter_scales.get(entry.id, {})
+        set_for = call.service.adapter_scales.get(entry.id)
+        if set_for is not None or not call.service.options.options.adapters:
+            return set_for or {}
+        return dict.fromkeys(await loaded(call, entry), DEFAULT_SCALE)
     return _named(await loaded(call, entry), lora)
 
 
@@ -68,9 +71,11 @@ async def _bodies(call: Call, entry: ModelEntry) -> list[AdapterBody]:
 
 
 def _named(names: list[str], lora: list[LoraScale]) -> dict[str, float]:
+    given: dict[str, float] = {}
     for item in lora:
-        if item.id >= len(names):
-            message = f"there is no LoRA adapter {item.id}: {len(names)} are loaded"
+        known = item.id in names if isinstance(item.id, str) else item.id < len(names)
+        if not known:
+            message = f"there is no LoRA adapter {item.id}: loaded are {', '.join(names) or 'none'}"
             raise Problem(400, message, param="lora", code="invalid_value")
-    given = {names[item.id]: item.scale for item in lora}
+        given[item.id if isinstance(item.id, str) else names[item.id]] = item.scale
     return {name: given.get(name, 0.0) for name in names}

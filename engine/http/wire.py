@@ -43,9 +43,9 @@ class NoEffect(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_de
 
 
 class LoraScale(msgspec.Struct):
-    """How strongly one adapter acts; adapters are numbered as `/lora-adapters` lists them."""
+    """How strongly one adapter acts; adapters are named by their files, or numbered as `/lora-adapters` lists them."""
 
-    id: Annotated[int, Meta(ge=0, le=1000)]
+    id: Annotated[int, Meta(ge=0, le=1000)] | Annotated[str, Meta(min_length=1, max_length=200)]
     scale: Annotated[float, Meta(ge=-100, le=100)]
 
 

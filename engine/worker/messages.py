@@ -24,6 +24,9 @@ from lathe.engine.generation import (
 
 PROTOCOL = 1
 
+LOOKUP = "lookup"
+"""In place of a draft model: what followed the newest tokens earlier in the same text."""
+
 KvType = Literal["f16", "f32", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl"]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from lathe.engine.errors import UsageError
 from lathe.engine.jobs.values import Job
 from lathe.engine.states import Fit
 from lathe.engine.steps import ScanStep, VerifyStep
@@ -186,9 +185,9 @@ def alias(
       lathe models alias big http://gpu-box:8000/v1 --model Qwen/Qwen3-32B --key-env VLLM_KEY
     """
     if remove != (name is not None and target is None) or (key_env and key_file):
-        raise UsageError("give NAME TARGET, NAME --rm, or nothing", hint="and one of --key-env and --key-file at most")
+        raise click.UsageError("give NAME TARGET, NAME --rm, or nothing, and one of --key-env and --key-file at most")
     if (remote or key_env or key_file) and not (target and "://" in target):
-        raise UsageError("--model, --key-env and --key-file belong to the URL of a server")
+        raise click.UsageError("--model, --key-env and --key-file belong to the URL of a server")
     key = f"env:{key_env}" if key_env else f"file:{key_file}" if key_file else None
 
     async def work(workbench: Workbench) -> list[ModelAlias]:

@@ -11,7 +11,7 @@ from lathe.engine.events import LogLine, ServerChanged
 from lathe.engine.settings import load_here
 from lathe.engine.states import ServerOptions, ServerState
 from lathe.engine.workbench import ApiKey, Workbench
-from lathe.engine.worker.messages import LoadOptions
+from lathe.engine.worker.messages import LOOKUP, LoadOptions
 from lathe.tui.cli.shell import Shell, put, put_json, put_table, say
 
 
@@ -24,6 +24,9 @@ from lathe.tui.cli.shell import Shell, put, put_json, put_table, say
 @click.option("--gpu-layers", type=int, default=None)
 @click.option("--kv-type", type=click.Choice(["f16", "q8_0", "q4_0"]), default="f16", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=None)
+@click.option("--lora", multiple=True, metavar="ADAPTER", help="Load this LoRA adapter too; requests choose (`lora`).")
+@click.option("--draft", metavar="MODEL", help="Guess ahead with this smaller model, or `lookup` in the text itself.")
+@click.option("--ttl", type=click.FloatRange(min=0), metavar="SECONDS", help="Unload a model after so long unused.")
 @click.option("--unix-socket", metavar="PATH")
 @click.option("--allow-remote", is_flag=True, help="Needed to listen on anything but loopback.")
 @click.option("--no-token", is_flag=True, help="Ask for no token; loopback and Unix sockets only.")
@@ -37,7 +40,8 @@ from lathe.tui.cli.shell import Shell, put, put_json, put_table, say
 @click.pass_obj
 def serve(
     shell: Shell, models: tuple[str, ...], host: str | None, port: int | None, slots: int | None, context: int | None,
-    gpu_layers: int | None, kv_type: Any, threads: int | None, unix_socket: str | None, allow_remote: bool,
+    gpu_layers: int | None, kv_type: Any, threads: int | None, lora: tuple[str, ...], draft: str | None,
+    ttl: float | None, unix_socket: str | None, allow_remote: bool,
     no_token: bool, cors_origin: tuple[str, ...], allowed_host: tuple[str, ...], tls_certificate: str | None,
     tls_key: str | None, detach: bool, stop: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -58,6 +62,9 @@ def serve(
             options=LoadOptions(
                 slots=slots or settings.slots, context=context or settings.context or None, kv_type=kv_type,
                 gpu_layers=gpu_layers, threads=threads or settings.threads or None, prefix_cache=settings.prefix_cache,
+                adapters=tuple([await _file_of(workbench, one) for one in lora]),
+                draft=draft if draft in (None, LOOKUP) else await _file_of(workbench, draft),
+                ttl_s=settings.idle_unload_s or None if ttl is None else ttl,
             ),
         )  # fmt: skip
         state = await workbench.start_server(options)
@@ -69,6 +76,11 @@ def serve(
             await _until_stopped(workbench)
 
     shell.run(work, start=True, as_json=as_json)
+
+
+async def _file_of(workbench: Workbench, reference: str) -> str:
+    """The file of a model or an adapter, by its name or path."""
+    return (await workbench.model(reference)).entry.path
 
 
 async def _first_key(workbench: Workbench) -> ApiKey | None:

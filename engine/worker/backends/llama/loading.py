@@ -216,6 +216,8 @@ def _capabilities(model: LlamaModel, options: LoadOptions) -> tuple[str, ...]:
             found.append("chat")
         if bindings().llama_vocab_fim_pre(model.vocab) >= 0:
             found.append("infill")
+    if options.adapters:
+        found.append("adapters")
     if ranks(model):
         found.append("rank")
     return tuple(found)

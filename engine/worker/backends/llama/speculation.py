@@ -22,8 +22,8 @@ from lathe.engine.scheduler.ledger import Ledger
 from lathe.engine.scheduler.radix import common_prefix
 from lathe.engine.scheduler.sequence import Chunk, Plan, Sequence
 from lathe.engine.worker.backends.llama.lexicon import Lexicon
+from lathe.engine.worker.messages import LOOKUP
 
-LOOKUP = "lookup"
 _LONGEST, _FIRST = 16, 4
 """Tokens of a guess: at most, and to begin with."""
 _MOST_ROWS = 32

@@ -258,9 +258,11 @@ class RemoteBackend:
         """The end of a request that did not run to its own."""
         if not isinstance(asked.ask, Generate):
             return (Failed(asked.id, describe(Cancelled("the request was cancelled"))),)
+        last = asked.ask.request.n - 1
         usage = Usage(asked.prompt_tokens, asked.generated)
-        delta = Delta(finish=reason, usage=usage, timing=asked.timing())
-        return (Piece(asked.id, (delta,), time.monotonic()), Done(asked.id))
+        deltas = [Delta(index=index, finish=reason) for index in range(last)]
+        deltas.append(Delta(index=last, finish=reason, usage=usage, timing=asked.timing()))
+        return (Piece(asked.id, tuple(deltas), time.monotonic()), Done(asked.id))
 
     async def _generated(self, asked: _Asked, request: GenerationRequest) -> tuple[FromWorker, ...]:
         if request.echo:
