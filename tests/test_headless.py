@@ -108,6 +108,9 @@ def test_the_demo_shows_what_it_measured() -> None:
             assert min(variant["prompt_tps"], variant["generation_tps"], variant["ttft_s"]) > 0
             assert Path(variant["path"]).stat().st_size == variant["bytes"]
         assert shown["answers"][0]["text"].strip().startswith("Join two or more pathname components")
+        assert [row["in_documents"] for row in shown["cited"]] == [True, True, True]
+        for row in shown["cited"]:
+            assert row["answer"].endswith("]") and row["cited"].startswith("["), row
         names = {entry["name"] for entry in json.loads(_lathe("models", "list", "--json").stdout)}
         assert {variant["name"] for variant in shown["variants"]} <= names
     finally:

