@@ -221,10 +221,13 @@ def test_whatever_is_asked_the_answer_adds_up(card: ModelCard, asked: LoadOption
     assert fit.footprint.mapped <= fit.footprint.weights + 1
 
 
-@given(cards, st.integers(256, 100_000), st.integers(256, 100_000))
-def test_more_context_never_costs_less(card: ModelCard, one: int, other: int) -> None:
+@given(cards, st.integers(256, 100_000), st.integers(256, 100_000), st.booleans())
+def test_more_context_never_costs_less(card: ModelCard, one: int, other: int, flash: bool) -> None:
+    """With one kind of attention: left to choose, a longer context may change to the kind that needs less memory."""
+
     def cost(tokens: int) -> Fit:
-        return estimate(card, LoadOptions(context=tokens, kv_tokens=tokens, slots=1), (), host(64))
+        options = LoadOptions(context=tokens, kv_tokens=tokens, slots=1, flash_attention=flash)
+        return estimate(card, options, (), host(64))
 
     small, large = sorted((one, other))
     assert cost(small).footprint.total <= cost(large).footprint.total
