@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lathe.quantize.convert.convert import ConversionReport
 
 _STAGES = 4
-_TASKS = {"gguf": ("safetensors", "ggml"), "onnx": ("safetensors",), "safetensors": ("gguf",)}
+MADE_FROM = {"gguf": ("safetensors", "ggml"), "onnx": ("safetensors",), "safetensors": ("gguf",)}
 """Target -> formats it is made from."""
 
 
@@ -37,8 +37,8 @@ class _Made(msgspec.Struct, frozen=True, kw_only=True):
 def run(step: ConvertStep, context: JobContext) -> Outcome:
     """Convert, compare, and tell what came out."""
     entry = context.model(step.model)
-    if entry.format not in _TASKS[step.to]:
-        made_from = " or ".join(_TASKS[step.to])
+    if entry.format not in MADE_FROM[step.to]:
+        made_from = " or ".join(MADE_FROM[step.to])
         raise UsageError(f"{entry.name} is {entry.format}; {step.to} is made from {made_from}")
     source_sha256 = entry.sha256 or model_sha256(entry, reporter(context, 1, _STAGES))
     match step.to, entry.format:

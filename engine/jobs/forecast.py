@@ -17,15 +17,15 @@ from pathlib import Path
 import msgspec
 from lathe.engine.errors import LatheError, UnavailableError, UsageError, describe
 from lathe.engine.jobs.outputs import gguf_path, planned_path, recipe_key, variant_name
+from lathe.engine.paths import Home
 from lathe.engine.states import Forecast
 from lathe.engine.steps import ConvertStep, QuantizeStep
 from lathe.engine.wire import frame, receive_blocking
-from lathe.quantize.errors import QuantizeError, UnsafeError
+from lathe.quantize.errors import QuantizeError, UnsafeError, UnsupportedError
 from lathe.store.models import ModelEntry
 
 _UNKNOWN_SHA256 = "0" * 64
 """Stands for a hash that is not computed yet: the size does not depend on its digits."""
-_FLOAT_BITS = 32
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -47,10 +47,11 @@ class Answered(msgspec.Struct, frozen=True):
 
 def forecast(step: ConvertStep | QuantizeStep, entry: ModelEntry, home: Path) -> Forecast:
     """Plan a step; what would be refused is `problem` of the answer."""
-    output = planned_path(home, step.output, step.name or entry.name)
+    suffix = ".gguf" if isinstance(step, QuantizeStep) or step.to == "gguf" else ""
+    output = planned_path(home, step.output, step.name or entry.name, suffix)
     try:
-        output = planned_path(home, step.output, step.name or _name(step, entry))
-        found = _quantization(step, entry, output) if isinstance(step, QuantizeStep) else _conversion(step, entry)
+        output = planned_path(home, step.output, step.name or _name(step, entry), suffix)
+        found = _quantization(step, entry, output) if isinstance(step, QuantizeStep) else _conversion(step, entry, home)
     except (LatheError, QuantizeError, OSError) as error:
         found = Forecast(output="", problem=describe(error))
     taken = found.taken or ("other" if os.path.lexists(output) else "")
@@ -60,14 +61,29 @@ def forecast(step: ConvertStep | QuantizeStep, entry: ModelEntry, home: Path) ->
 
 
 def _name(step: ConvertStep | QuantizeStep, entry: ModelEntry) -> str:
+    """The name that the job gives."""
     if isinstance(step, QuantizeStep):
         return variant_name(entry, step.type)
-    if step.to != "gguf" or step.outtype != "auto" or entry.format != "safetensors":
-        return variant_name(entry, step.to if step.to != "gguf" else step.outtype)
+    match step.to, entry.format:
+        case "onnx", _:
+            return variant_name(entry, f"onnx-{'f16' if step.outtype == 'f16' else 'f32'}")
+        case "safetensors", _:
+            return variant_name(entry, "hf")
+        case _, "ggml":
+            return variant_name(entry, "gguf")
+        case _:
+            return variant_name(entry, _encoding(step, entry))
+
+
+def _encoding(step: ConvertStep, entry: ModelEntry) -> str:
     from lathe.quantize.checkpoint import read_checkpoint
+    from lathe.quantize.convert.adapter import is_adapter
     from lathe.quantize.convert.plan import guess_outtype
 
-    return variant_name(entry, guess_outtype(read_checkpoint(Path(entry.path)).tensors).name)
+    if step.outtype != "auto":
+        return step.outtype
+    source = Path(entry.path)
+    return "f16" if is_adapter(source) else guess_outtype(read_checkpoint(source).tensors).name
 
 
 def _quantization(step: QuantizeStep, entry: ModelEntry, output: Path) -> Forecast:
@@ -97,15 +113,29 @@ def _quantization(step: QuantizeStep, entry: ModelEntry, output: Path) -> Foreca
     )
 
 
-def _conversion(step: ConvertStep, entry: ModelEntry) -> Forecast:
-    if entry.format != "safetensors":
-        raise UsageError(f"{entry.name} is {entry.format}; only safetensors checkpoints are converted")
-    if step.to == "onnx":
-        return _export(entry)
-    from lathe.quantize.checkpoint import read_checkpoint
-    from lathe.quantize.convert.convert import plan_conversion
+def _conversion(step: ConvertStep, entry: ModelEntry, home: Path) -> Forecast:
+    from lathe.engine.jobs.convert import MADE_FROM
 
-    plan = plan_conversion(read_checkpoint(Path(entry.path)), step.outtype)
+    if entry.format not in MADE_FROM[step.to]:
+        made_from = " or ".join(MADE_FROM[step.to])
+        raise UsageError(f"{entry.name} is {entry.format}; {step.to} is made from {made_from}")
+    if step.to == "onnx":
+        return _export(step, entry)
+    from lathe.quantize.checkpoint import read_checkpoint
+    from lathe.quantize.convert.adapter import is_adapter
+    from lathe.quantize.convert.convert import plan_conversion
+    from lathe.quantize.convert.registry import UNKNOWN_ARCHITECTURE
+
+    source = Path(entry.path)
+    if entry.format != "safetensors" or is_adapter(source):
+        return Forecast(output="", bytes=entry.bytes, exact=False)
+    try:
+        plan = plan_conversion(read_checkpoint(source), step.outtype)
+    except UnsupportedError as error:
+        if error.code != UNKNOWN_ARCHITECTURE or not any(Home(home).toolchain.glob("*")):
+            raise
+        # llama.cpp's own converter is there, and nobody knows beforehand what it makes of it.
+        return Forecast(output="", bytes=entry.bytes, exact=False, warnings=(error.message,))
     mix: dict[str, int] = {}
     for tensor in plan.entries:
         mix[tensor.type] = mix.get(tensor.type, 0) + tensor.nbytes
@@ -120,14 +150,17 @@ def _conversion(step: ConvertStep, entry: ModelEntry) -> Forecast:
     )
 
 
-def _export(entry: ModelEntry) -> Forecast:
+def _export(step: ConvertStep, entry: ModelEntry) -> Forecast:
+    if step.outtype not in ("auto", "f32", "f16"):
+        raise UsageError(f"ONNX exports are f32 or f16, not {step.outtype}")
     if importlib.util.find_spec("optimum") is None:
         raise UnavailableError(
             "ONNX export needs optimum, which is not installed", hint="pip install 'lathe-llm[onnx]'; or take GGUF"
         )
+    bits = 16 if step.outtype == "f16" else 32
     parameters = entry.card.get("parameters")
-    size = parameters * _FLOAT_BITS // 8 if isinstance(parameters, int) else entry.bytes
-    return Forecast(output="", bytes=size, exact=False, bits_per_weight=float(_FLOAT_BITS))
+    size = parameters * bits // 8 if isinstance(parameters, int) else entry.bytes
+    return Forecast(output="", bytes=size, exact=False, bits_per_weight=float(bits))
 
 
 def _free(folder: Path) -> int | None:
