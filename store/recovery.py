@@ -87,6 +87,10 @@ def _copy(damaged: driver.Connection, db: Connection, target: Path) -> Recovery:
     return Recovery(path=str(target), saved=saved, refused=refused, gaps=gaps)
 
 
+class _Circle(Exception):
+    """Rows that should ascend do not: a damaged page leads back to one that was read."""
+
+
 def _readable_rows(damaged: driver.Connection, table: str, columns: str) -> Iterator[tuple[object, ...] | None]:
     """Rows in order of rowid; None for each stretch that had to be jumped over."""
     query = f'SELECT rowid, {columns} FROM "{table}" NOT INDEXED WHERE rowid > ? ORDER BY rowid'  # noqa: S608
@@ -94,9 +98,11 @@ def _readable_rows(damaged: driver.Connection, table: str, columns: str) -> Iter
     while last + jump < _LAST_ROW:
         try:
             for number, *row in damaged.execute(query, [last + jump]):
+                if number <= last:
+                    raise _Circle
                 last, jump = number, 0
                 yield tuple(row)
-        except (driver.SqliteError, UnicodeError):
+        except (driver.SqliteError, UnicodeError, _Circle):
             if jump == 0:
                 yield None
             # A damaged page hides a run of rows of unknown length: jump twice as far each time.
