@@ -27,6 +27,7 @@ from lathe.engine.generation import Delta, GenerationRequest, Timing, Usage
 from lathe.engine.http.limits import Limits
 from lathe.engine.http.server import HttpServer
 from lathe.engine.states import EngineInfo, ServerOptions, Snapshot
+from lathe.engine.workbench import ModelAlias
 from lathe.store.keys import StoredKey
 from lathe.store.models import ModelEntry
 
@@ -42,6 +43,10 @@ class Metronome:
     async def models(self) -> list[ModelEntry]:
         """The one model."""
         return [MODEL]
+
+    async def aliases(self) -> list[ModelAlias]:
+        """It has one name."""
+        return []
 
     async def snapshot(self) -> Snapshot:
         """Nothing to tell."""
@@ -131,8 +136,12 @@ async def token_cost(server: Server, tokens: int) -> list[tuple[str, str]]:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     before, started = server.cpu_s, time.perf_counter()
     writer.write(ask(tokens, 0))
-    while b"[DONE]" not in await reader.read(1 << 20):
-        pass
+    tail = b""
+    while b"[DONE]" not in tail:
+        received = await reader.read(1 << 20)
+        if not received:
+            raise SystemExit(f"the stream ended early: {tail!r}")
+        tail = (tail + received)[-400:]
     wall, cpu = time.perf_counter() - started, server.cpu_s - before
     await reader.read(1 << 16) if reader._buffer else None  # type: ignore[attr-defined]
     writer.close()

@@ -75,7 +75,7 @@ class Exchange:
         self._wake.set()
 
     async def deltas(self) -> list[Delta]:
-        """Wait for deltas and take all that wait; an empty list is the end."""
+        """Wait for deltas and take all that wait, joined: who falls behind gets fewer, longer ones; none is the end."""
         while not self._deltas:
             if self._error is not None:
                 raise self._error
@@ -84,7 +84,7 @@ class Exchange:
             self._wake.clear()
             await self._wake.wait()
         taken, self._deltas, self._bytes = self._deltas, [], 0
-        return taken
+        return join(taken) if len(taken) > 1 else taken
 
     async def answer(self) -> FromWorker | None:
         """Wait for the end and return the one answer."""
@@ -97,7 +97,7 @@ class Exchange:
 
 
 def join(deltas: list[Delta]) -> list[Delta]:
-    """Join plain deltas of the same choice; those that carry an end or prompt scores stay as they are, in order."""
+    """Join deltas of tokens of the same choice; what carries an end or the prompt stays as it is, in order."""
     runs: dict[int, list[Delta]] = {}
     joined: list[Delta] = []
 
@@ -106,7 +106,7 @@ def join(deltas: list[Delta]) -> list[Delta]:
             joined.append(_joined(run))
 
     for delta in deltas:
-        if delta.finish or delta.usage or delta.prompt_logprobs:
+        if delta.finish or delta.usage or delta.prompt_logprobs or not delta.tokens:
             flush(delta.index)
             joined.append(delta)
         else:

@@ -45,6 +45,14 @@ def test_joining_keeps_every_choice_as_it_was(body: list[Delta], order: list[int
     assert joined[-1].usage == Usage(1, len(body))
 
 
+async def test_who_falls_behind_gets_fewer_deltas_and_an_echoed_prompt_stays_apart() -> None:
+    exchange = Exchange(1)
+    exchange.put(Piece(1, (Delta(text="prompt"),)))
+    for number in range(5):
+        exchange.put(Piece(1, (Delta(text=str(number), tokens=(number,)),)))
+    assert await exchange.deltas() == [Delta(text="prompt"), Delta(text="01234", tokens=(0, 1, 2, 3, 4))]
+
+
 async def test_a_reader_that_never_comes_costs_bounded_memory_and_then_an_error() -> None:
     exchange = Exchange(1)
     tracemalloc.start()
