@@ -91,6 +91,11 @@ class Home:
         """JSON lines of everything the engine says."""
         return self.logs / "engine.jsonl"
 
+    @property
+    def http_bodies(self) -> Path:
+        """What clients of the HTTP API sent and got, where the user wants that logged."""
+        return self.logs / "http-bodies.jsonl"
+
     def job(self, job_id: str) -> Path:
         """The folder of one job: checkpoint, log."""
         return self.root / "jobs" / job_id
@@ -112,8 +117,11 @@ class Home:
             CannotCreate: the place is not writable; the message names it and the variable that moves it.
         """
         try:
-            for folder in (self.root, self.models, self.stores, self.runs, self.logs, self.root / "jobs"):
+            for folder in (self.root, self.models):
                 folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            # Documents, prompts and answers are nobody else's, whatever the umask.
+            for folder in (self.stores, self.runs, self.logs, self.root / "jobs"):
+                folder.mkdir(mode=0o700, exist_ok=True)
             for folder in (self.private, self.socket.parent):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if folder.stat().st_uid != os.getuid():

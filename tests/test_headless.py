@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -155,6 +156,16 @@ def test_an_unwritable_home_a_broken_setting_and_a_taken_port(tmp_path: Path) ->
     _lathe("engine", "stop")
     assert busy.returncode == 75
     assert "is taken" in busy.stderr
+
+
+def test_few_file_descriptors_and_no_umask(tmp_path: Path) -> None:
+    """F32: work goes on with 64 files, and nobody else reads documents, prompts and answers."""
+    home = tmp_path / "home"
+    command = f"ulimit -n 64; umask 000; exec {shlex.join([*LATHE, '--home', str(home), 'convert', 'stdlib-4m'])}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    readable = {path for path in home.iterdir() if path.stat().st_mode & 0o077}
+    assert readable == {home / "models"}
 
 
 def test_output_to_a_closed_pipe_is_no_traceback() -> None:
