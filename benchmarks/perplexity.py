@@ -2,7 +2,9 @@
 
     python benchmarks/perplexity.py [--text FILE] [--context 256,512] [--chunks N] [--rounds 3] [--threads 1] [MODEL...]
 
-Without models: the embedded one in F16, Q8_0 and Q4_K_M. Divergence is measured against the first model.
+Without models: the embedded one in F16, Q8_0 and Q4_K_M. Divergence is measured against the first model. Where the
+peers' kernels for quantized types crash, name files in F16, such as a quantized model written back in F16
+(`lathe convert --to safetensors`, then `--outtype f16`).
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ def main() -> None:
                 *repack_flags(),
             ]
             _perplexities(models, arguments, common)
-            _divergences(models, arguments, common, Path(name) / "base")
+            if len(models) > 1:
+                _divergences(models, arguments, common, Path(name) / "base")
         if matrix_tool:
             _importances(models[0], arguments, matrix_tool, Path(name) / "imatrix.gguf")
 

@@ -87,6 +87,8 @@ class QuantizeStep(_Step, frozen=True, kw_only=True, tag="quantize"):
     """As many shards as the source has."""
     metadata: dict[str, str | int | float | bool] = {}
     """Written into the file."""
+    errors: bool = True
+    """Report what the weights of each tensor lost, from a sample of rows."""
     threads: Count = 0
     output: str | None = None
     name: str | None = None

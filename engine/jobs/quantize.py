@@ -23,8 +23,10 @@ from lathe.engine.release import RELEASE
 from lathe.engine.steps import QuantizeStep
 from lathe.quantize.artefact import file_sha256
 from lathe.quantize.errors import GgufError, InputMissing
-from lathe.quantize.gguf.header import read_header
-from lathe.quantize.plan import QuantizeOptions, QuantPlan
+from lathe.quantize.gguf.header import read_header, read_sharded
+from lathe.quantize.imatrix import read_imatrix
+from lathe.quantize.plan import PlannedTensor, QuantizeOptions, QuantPlan
+from lathe.quantize.tensor_errors import TensorError, tensor_errors
 
 KEY = "lathe.recipe"
 """Metadata key under which an output carries the hash of its recipe."""
@@ -69,11 +71,33 @@ def run(step: QuantizeStep, context: JobContext) -> Outcome:
         "quantize_s": seconds,
         "warnings": len(plan.warnings),
     }
-    rows: tuple[dict[str, Figure], ...] = tuple(
-        {"tensor": tensor.name, "from": tensor.source, "to": tensor.target, "bytes": tensor.bytes}
-        for tensor in plan.tensors
-    )
+    errors = _errors(source, files, plan, options.imatrix) if step.errors else {}
+    worst = max((one for one in errors.values() if one.relative is not None), key=_size_of, default=None)
+    if worst is not None:
+        figures |= {"worst_tensor": worst.name, "worst_error": worst.relative}
+    rows: tuple[dict[str, Figure], ...] = tuple(_row(tensor, errors.get(tensor.name)) for tensor in plan.tensors)
     return Outcome(artefacts=(artefact,), figures=figures, rows=rows)
+
+
+def _errors(source: Path, made: tuple[Path, ...], plan: QuantPlan, imatrix: Path | None) -> dict[str, TensorError]:
+    """What the weights of each tensor lost, by its name in the output."""
+    importances = read_imatrix(imatrix).importances() if imatrix else None
+    origins = {tensor.name: tensor.origin for tensor in plan.tensors}
+    headers = [read_header(path) for path in made]
+    return {one.name: one for one in tensor_errors(read_sharded(source), headers, origins, importances)}
+
+
+def _size_of(error: TensorError) -> float:
+    return error.relative or 0.0
+
+
+def _row(tensor: PlannedTensor, error: TensorError | None) -> dict[str, Figure]:
+    row: dict[str, Figure] = {
+        "tensor": tensor.name, "from": tensor.source, "to": tensor.target, "bytes": tensor.bytes
+    }  # fmt: skip
+    if error is not None:
+        row |= {"error": error.relative, "max_error": error.maximum, "weighted_error": error.weighted}
+    return row
 
 
 def recipe_of(step: QuantizeStep, source: str, source_sha256: str) -> dict[str, Figure]:

@@ -9,7 +9,7 @@ import click
 from lathe.engine.jobs.values import Job
 from lathe.engine.steps import ConvertStep, OnnxQuantizeStep, PerplexityStep, QuantizeStep
 from lathe.tui.cli.follow import run_step
-from lathe.tui.cli.shell import Shell, parse_pairs, put
+from lathe.tui.cli.shell import Shell, parse_pairs, put, put_table
 from lathe.tui.formats import long_size
 
 
@@ -109,6 +109,7 @@ _ONNX_MODES = ("int8", "int8-static", "int4", "float16")
     default="minmax",
     help="ONNX int8-static: how ranges are found.",
 )
+@click.option("--errors", is_flag=True, help="Show what the weights of each tensor lost.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="0: all cores.")
 @click.option("-o", "--output", type=click.Path(path_type=Path))
 @click.option("--name")
@@ -121,7 +122,8 @@ def quantize(
     output_tensor_type: str | None, token_embedding_type: str | None, keep_output: bool, pure: bool,
     prune_layers: tuple[int, ...], keep_split: bool, allow_requantize: bool, text: Path | None,
     operators: tuple[str, ...], exclude: tuple[str, ...], per_tensor: bool, block_size: str, asymmetric: bool,
-    calibration: Any, threads: int, output: Path | None, name: str | None, force: bool, detach: bool, as_json: bool,
+    calibration: Any, errors: bool, threads: int, output: Path | None, name: str | None, force: bool, detach: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Quantize MODEL (a registered name, a GGUF file or an ONNX folder)."""
     step: QuantizeStep | OnnxQuantizeStep
@@ -140,7 +142,26 @@ def quantize(
             pure=pure, prune_layers=prune_layers, keep_split=keep_split, allow_requantize=allow_requantize,
             threads=threads, output=absolute(output), name=name, force=force,
         )  # fmt: skip
-    raise SystemExit(run_step(shell, step, show_artefacts, detach=detach, as_json=as_json))
+    raise SystemExit(run_step(shell, step, _show_errors if errors else show_artefacts, detach=detach, as_json=as_json))
+
+
+def _show_errors(job: Job) -> None:
+    """The file, its figures, and what each tensor lost, the worst first."""
+    show_artefacts(job)
+    rows = [row for row in (job.outcome.rows if job.outcome else ()) if isinstance(row.get("error"), float)]
+    if rows:
+        put("")
+        put_table(
+            ("tensor", "type", "error", "largest", "weighted"),
+            (
+                (row["tensor"], row["to"], *(
+                    f"{value:.3%}" if isinstance(value := row[name], float) else "-"
+                    for name in ("error", "max_error", "weighted_error")
+                ))
+                for row in sorted(rows, key=lambda row: -float(row["error"] or 0))
+            ),
+            right=(2, 3, 4),
+        )  # fmt: skip
 
 
 @click.command()
