@@ -284,7 +284,7 @@ class LocalWorkbench:
     async def load(self, reference: str, options: LoadOptions | None = None, force: bool = False) -> WorkerState:
         """Bring a model into memory and wait until it is ready."""
         entry = await self.resolve(reference)
-        return await self._pool.load(entry, self._filled(options), force)
+        return await self._pool.load(entry, self._filled(options, entry), force)
 
     async def unload(self, reference: str) -> None:
         """Drain and stop the model's worker."""
@@ -299,7 +299,7 @@ class LocalWorkbench:
         entry = await self.resolve(request.model)
         with self._pulse.observe(entry.name, request.client) as seen:
             seen.remote = entry.format == "remote"
-            async with self._pool.lease(entry, self._filled(None)) as worker:
+            async with self._pool.lease(entry, self._filled(None, entry)) as worker:
                 self._held[seen.id] = (worker, seen)
                 try:
                     async with aclosing(worker.generate(request, seen)) as deltas:
@@ -341,7 +341,8 @@ class LocalWorkbench:
 
     async def _lease(self, reference: str) -> AbstractAsyncContextManager[Supervisor]:
         """A worker for the time of a call, loaded by the settings where it is not in memory."""
-        return self._pool.lease(await self.resolve(reference), self._filled(None))
+        entry = await self.resolve(reference)
+        return self._pool.lease(entry, self._filled(None, entry))
 
     async def cancel_request(self, request_id: str) -> None:
         """Stop one running request of any front."""
@@ -351,8 +352,9 @@ class LocalWorkbench:
         if seen.number is not None:
             worker.cancel(seen.number)
 
-    def _filled(self, options: LoadOptions | None) -> LoadOptions | None:
-        """The settings' choices where the caller made none."""
+    def _filled(self, options: LoadOptions | None, entry: ModelEntry) -> LoadOptions | None:
+        """The server's or the settings' choices where the caller made none."""
+        options = options or (self._server.load_options(entry.id) if self._server else None)
         if options is not None:
             return options
         serving = self._loaded.settings.serving
@@ -527,12 +529,16 @@ class LocalWorkbench:
         if self._server is None:
             from lathe.engine.http.server import HttpServer  # a quarter of a second that most verbs can do without
 
-            self._server = HttpServer(self, self._keys, self._publish)
+            self._server = HttpServer(self, self._keys, self._publish, bodies=self._bodies)
         return await self._server.start(options)
 
     async def stop_server(self) -> ServerState:
         """Stop serving."""
         return await self._server.stop() if self._server else self._server_state
+
+    def _bodies(self) -> Path | None:
+        """Where the server logs what clients send and get; None unless the user wants it."""
+        return self._home.http_bodies if self._loaded.settings.privacy.log_content else None
 
     @property
     def _server_state(self) -> ServerState:
@@ -546,7 +552,7 @@ class LocalWorkbench:
         """Make a token; the answer alone holds the secret."""
         stored, secret = await asyncio.to_thread(
             self._keys.make, key.name, scopes=key.scopes, models=key.models, stores=key.stores,
-            requests_per_minute=key.requests_per_minute, tokens_per_minute=key.tokens_per_minute,
+            requests_per_minute=key.requests_per_minute, tokens_per_minute=key.tokens_per_minute, secret=key.secret,
         )  # fmt: skip
         return msgspec.structs.replace(key, created_at=stored.created_at, secret=secret)
 

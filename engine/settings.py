@@ -73,7 +73,7 @@ class Appearance(msgspec.Struct, frozen=True):
 
 class Privacy(msgspec.Struct, frozen=True):
     log_content: bool = False
-    """Write prompts and answers to the logs; off by default."""
+    """Log what clients of the HTTP API send and get, masked, for a week; read when the server starts."""
 
 
 class Settings(msgspec.Struct, frozen=True):

@@ -115,6 +115,19 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     tls_key: str | None = None
 
 
+class KeyUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What came over one key since the server started."""
+
+    name: str
+    requests: int = 0
+    """Requests for work: tables, health and metrics are not counted."""
+    tokens: int = 0
+    """Of prompts and answers."""
+    active: int = 0
+    last_at: float | None = None
+    """Unix seconds of the end of the newest one."""
+
+
 class ServerState(msgspec.Struct, frozen=True, kw_only=True):
     """The HTTP API as it runs."""
 
@@ -126,6 +139,8 @@ class ServerState(msgspec.Struct, frozen=True, kw_only=True):
     requests_active: int = 0
     rejected_total: int = 0
     errors_total: int = 0
+    keys: tuple[KeyUse, ...] = ()
+    """Of keys that were used, by name."""
     failure: Failure | None = None
 
 

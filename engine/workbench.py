@@ -129,7 +129,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     secret: str | None = None
-    """Only in the answer of `make_key`."""
+    """In the answer of `make_key`; given to it, the secret to use instead of a drawn one."""
 
 
 class Workbench(Protocol):

@@ -25,8 +25,13 @@ if TYPE_CHECKING:
 INFER, OBSERVE, ADMIN = "infer", "observe", "admin"
 SCOPES = (INFER, OBSERVE, ADMIN)
 """`infer`: use models. `observe`: metrics, slots, props. `admin`: change what is loaded."""
+DEFAULT_SCOPES = (INFER, OBSERVE)
+"""Of a key that names none."""
 PREFIX = "lathe-"
 TABLE = "api_keys"
+LEAST = 32
+"""Characters of a secret that somebody brings: its digest must be as hard to guess as that of a drawn one."""
+_GIVEN = re.compile(rf"^[\x21-\x7e]{{{LEAST},512}}\Z")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 
 
@@ -78,11 +83,15 @@ class KeyRing:
         stores: tuple[str, ...] = (),
         requests_per_minute: int | None = None,
         tokens_per_minute: int | None = None,
+        secret: str | None = None,
     ) -> tuple[StoredKey, str]:
         """Make a key; return it with its secret, which nothing can show again.
 
+        Args:
+            secret: one that the caller brings (from a file that is deployed with clients); None draws one.
+
         Raises:
-            KeyRefused: the name is taken or odd, a scope is unknown, a quota is not positive.
+            KeyRefused: the name is taken or odd, a scope is unknown, a quota is not positive, the secret is weak.
         """
         if not _NAME.match(name):
             raise KeyRefused(f"key name {name!r}: letters, digits, dot, dash and underscore, at most 64")
@@ -90,12 +99,16 @@ class KeyRing:
             raise KeyRefused(f"unknown scope {unknown[0]!r}", hint=f"scopes are {', '.join(SCOPES)}")
         if any(quota is not None and quota < 1 for quota in (requests_per_minute, tokens_per_minute)):
             raise KeyRefused("a quota per minute must be at least 1")
-        secret = PREFIX + secrets.token_urlsafe(32)
+        if secret is not None and not _GIVEN.match(secret):
+            raise KeyRefused(f"the key given for {name!r} must have {LEAST} to 512 visible ASCII characters")
+        secret = secret or PREFIX + secrets.token_urlsafe(32)
         key = StoredKey(
             name=name, digest=_digest(secret), created_at=time.time(), scopes=scopes, models=models,
             stores=stores, requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute,
         )  # fmt: skip
         with self._lock:
+            if any(key.digest == other.digest for other in self._keys.values()):
+                raise KeyRefused(f"the secret given for {name!r} is another key's")
             if name in self._keys:
                 raise KeyRefused(f"a key named {name!r} exists", hint="revoke it first or choose another name")
             self._database.write(lambda db: _insert(db, key)).result()

@@ -16,7 +16,7 @@ import msgspec
 from lathe.engine.errors import PolicyError, UsageError
 from lathe.engine.http.problems import Problem
 from lathe.engine.states import ServerOptions
-from lathe.store.keys import ADMIN, INFER, OBSERVE, StoredKey
+from lathe.store.keys import ADMIN, DEFAULT_SCOPES, INFER, OBSERVE, StoredKey
 
 Headers = list[tuple[bytes, bytes]]
 Auth = Literal["public", "infer", "observe", "admin"]
@@ -52,6 +52,7 @@ class Principal(msgspec.Struct, frozen=True):
 LOCAL = Principal("local")
 """The caller of a server that asks for no key."""
 _UNAUTHENTICATED = "a valid API key is required: Authorization: Bearer KEY"
+_NO_KEYS = "this server knows no API key yet: `lathe keys make NAME` makes one"
 
 
 def check_options(options: ServerOptions, addresses: Iterable[str], keys: int) -> None:
@@ -75,7 +76,9 @@ def check_options(options: ServerOptions, addresses: Iterable[str], keys: int) -
     if not options.require_token:
         raise PolicyError("serving other machines without a token is refused", hint="drop --no-token")
     if not keys:
-        raise PolicyError("serving other machines needs at least one API key", hint="make one with `lathe keys add`")
+        raise PolicyError(
+            "serving other machines needs at least one API key", hint="make one with `lathe keys make NAME`"
+        )
 
 
 def resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
@@ -164,10 +167,10 @@ def authenticate(headers: Headers, keys: Keys, *, require_token: bool, x_api_key
         secret = secrets[0]
         key = keys.match(secret.decode("ascii")) if _SECRET.match(secret) else None
     if key is None:
-        raise Problem(401, _UNAUTHENTICATED, code="invalid_api_key")
+        raise Problem(401, _UNAUTHENTICATED if len(keys) else _NO_KEYS, code="invalid_api_key")
     return Principal(
         name=key.name,
-        scopes=frozenset(key.scopes or (INFER, OBSERVE)),
+        scopes=frozenset(key.scopes or DEFAULT_SCOPES),
         models=frozenset(key.models),
         stores=frozenset(key.stores),
         requests_per_minute=key.requests_per_minute,

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 from lathe.engine import generation
 from lathe.engine.generation import GenerationRequest, Message, Sampling
+from lathe.engine.http.access import LOCAL
 from lathe.engine.http.adapters import scales
 from lathe.engine.http.call import Call
 from lathe.engine.http.wire import LoraScale, Sampled, sampling, stops
@@ -55,7 +56,7 @@ async def ask(
         echo=echo,
         cache_prompt=cache_prompt,
         principal=principal_of(call),
-        client=f"http {call.client}",
+        client=client_of(call),
         deadline_s=deadline_s,
         overflow=overflow or "refuse",
         adapters=await scales(call, entry, lora),
@@ -98,3 +99,8 @@ def constrain(chosen: Sampling, schema: str) -> Sampling:
 def principal_of(call: Call) -> str:
     """Return whose request it is: prefix cache and fair share are kept per key."""
     return f"key:{call.principal.name}"
+
+
+def client_of(call: Call) -> str:
+    """Return how panels name the sender: `http KEY@ADDRESS`, without a key `http ADDRESS`."""
+    return f"http {call.client}" if call.principal is LOCAL else f"http {call.principal.name}@{call.client}"

@@ -7,6 +7,8 @@ itself, so leaving a request is always noticed in one place.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Protocol
 
@@ -20,6 +22,8 @@ from lathe.engine.http.problems import Problem
 from lathe.engine.states import ServerOptions, ServerState
 from lathe.engine.workbench import Workbench
 from lathe.store.models import ModelEntry
+
+_LOOK_S = 1.0
 
 
 class Service:
@@ -35,6 +39,17 @@ class Service:
         self.fim: dict[str, FimTokens | None] = {}
         """Model id -> its fill-in-the-middle tokens, looked up once; None: it has none."""
         self.server_state: Callable[[], ServerState] = lambda: ServerState(running=True, options=options)
+        self._looked_at = -math.inf
+        self._degraded = False
+
+    async def degraded(self) -> bool:
+        """Whether a model runs other than it was meant to, on the CPU above all; looked up once a second at most."""
+        now = time.monotonic()
+        if now - self._looked_at >= _LOOK_S:
+            self._looked_at = now  # before waiting: those who ask meanwhile get the last answer
+            workers = (await self.workbench.snapshot()).workers
+            self._degraded = any(worker.notice for worker in workers)
+        return self._degraded
 
 
 class Call:

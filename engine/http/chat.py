@@ -182,7 +182,9 @@ async def chat(call: Call) -> Reply:
 
 
 def _store(body: ChatBody) -> StoreChoice | None:
-    return StoreChoice(name=body.store) if isinstance(body.store, str) else body.store or None  # type: ignore[return-value]
+    if isinstance(body.store, str):
+        return StoreChoice(name=body.store)
+    return body.store if isinstance(body.store, StoreChoice) else None  # OpenAI's true and false change nothing
 
 
 def _toolbox(body: ChatBody) -> Toolbox:

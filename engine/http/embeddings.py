@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from lathe.engine.generation import Embeddings, EmbedRequest
-from lathe.engine.http.asking import principal_of
+from lathe.engine.http.asking import client_of, principal_of
 from lathe.engine.http.call import Call, Json, Reply
 from lathe.engine.http.problems import Problem
 from lathe.engine.http.wire import ModelName, TokenId
@@ -135,7 +135,7 @@ async def embed(
     """Run the model and count its tokens against the key."""
     request = EmbedRequest(
         model=entry.name, texts=texts, pooling=pooling, query=query, normalize=normalize,
-        principal=principal_of(call), client=f"http {call.client}",
+        principal=principal_of(call), client=client_of(call),
     )  # fmt: skip
     found = await call.service.workbench.embed(request)
     call.prompt_tokens += found.prompt_tokens

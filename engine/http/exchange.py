@@ -19,6 +19,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Result = TypeVar("Result")
+COPY_BYTES = 64 * 1024
+"""How much of a response is kept for a log that asks for it."""
 
 
 class ClientGone(Exception):
@@ -61,6 +63,8 @@ class Exchange:
         self.status = 0
         """Of the response, once started."""
         self.bytes_out = 0
+        self.copy: bytearray | None = None
+        """Where the beginning of the response is kept, if it is."""
 
     @property
     def started(self) -> bool:
@@ -156,6 +160,8 @@ class Exchange:
         if not more:
             self._ended = True
         self.bytes_out += len(data)
+        if self.copy is not None and len(self.copy) <= COPY_BYTES:
+            self.copy += data
         self._progress.written += len(data)
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
 

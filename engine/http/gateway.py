@@ -27,6 +27,7 @@ from lathe.engine.http.access import (
     authorize,
     header,
 )
+from lathe.engine.http.body_log import BodyLog
 from lathe.engine.http.call import Call, Json, Service, Streamed, Text, Whole
 from lathe.engine.http.exchange import BodyBudget, ClientGone, Exchange, Receive, Send
 from lathe.engine.http.limits import Limits
@@ -36,6 +37,7 @@ from lathe.engine.http.quota import Admission, Quotas
 from lathe.engine.http.request_log import Record, RequestLog
 from lathe.engine.http.routes import Route, Table
 from lathe.engine.http.strict_json import decode
+from lathe.engine.states import KeyUse
 
 _JSON = ("content-type", "application/json")
 _SAFETY = [("x-content-type-options", "nosniff")]
@@ -51,19 +53,29 @@ class Counts:
         self.active = 0
         self.rejected = 0
         self.errors = 0
+        self.keys: dict[str, KeyUse] = {}
+
+    def used(self, name: str, *, requests: int = 0, tokens: int = 0) -> None:
+        """Count work of a key."""
+        use = self.keys.get(name) or KeyUse(name=name)
+        self.keys[name] = msgspec.structs.replace(
+            use, requests=use.requests + requests, tokens=use.tokens + tokens, last_at=time.time()
+        )
 
 
 class Gateway:
     """The application of one running server."""
 
     def __init__(
-        self, service: Service, table: Table, keys: Keys, log: RequestLog, limits: Limits, *, remote: bool
-    ) -> None:
+        self, service: Service, table: Table, keys: Keys, log: RequestLog, limits: Limits, *, remote: bool,
+        bodies: BodyLog | None = None,
+    ) -> None:  # fmt: skip
         options = service.options
         self._service = service
         self._table = table
         self._keys = keys
         self._log = log
+        self._bodies = bodies
         self._limits = limits
         self._hosts = HostRule(options, remote=remote)
         self._origins = OriginRule(options.cors_origins)
@@ -74,11 +86,20 @@ class Gateway:
         self.counts = Counts()
         self.draining = False
 
+    def key_uses(self) -> tuple[KeyUse, ...]:
+        """What came over each key."""
+        return tuple(
+            msgspec.structs.replace(use, active=self._admission.held(name))
+            for name, use in sorted(self.counts.keys.items())
+        )
+
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             return
         visit = _Visit(Exchange(scope, receive, send))
+        if self._bodies is not None:
+            visit.exchange.copy = bytearray()
         self.counts.total += 1
         self.counts.active += 1
         try:
@@ -121,6 +142,7 @@ class Gateway:
         if route.work:  # only now: whoever is still sending must not hold a place
             self._admission.enter(call.principal.name)
             visit.admitted = True
+            self.counts.used(call.principal.name, requests=1)
         await exchange.attended(self._answer(visit, route, call))
 
     def _drained(self) -> bool:
@@ -157,6 +179,7 @@ class Gateway:
             _check_media_type(header(visit.exchange.headers, b"content-type"))
         body = await visit.exchange.read_body(self._limits, self._budget)
         visit.bytes_in = len(body)
+        visit.asked = body if self._bodies is not None else b""
         try:
             return decode(body, decoder, self._limits) if decoder is not None else None
         finally:
@@ -207,9 +230,16 @@ class Gateway:
             usage = meter.usage if meter is not None else None
             tokens = call.prompt_tokens + (usage.prompt_tokens + usage.completion_tokens if usage else 0)
             self._quotas.charge(call.principal, tokens, time.monotonic())
+            if visit.admitted:
+                self.counts.used(call.principal.name, tokens=tokens)
         route = visit.route.name if visit.route else "-"
         status = GONE if visit.error == "client_gone" else visit.exchange.status or 500
         self._service.metrics.answered(route, status)
+        if self._bodies is not None and visit.asked and visit.principal is not None:
+            self._bodies.add(
+                serial=visit.id, key=visit.principal.name, route=route, status=status, asked=visit.asked,
+                answered=bytes(visit.exchange.copy or b""),
+            )  # fmt: skip
         if visit.route is not None and visit.route.quiet and status < 400:
             return
         self._log.add(
@@ -238,6 +268,8 @@ class _Visit:
         self.meter: Meter | None = None
         self.admitted = False
         self.bytes_in = 0
+        self.asked = b""
+        """The body, where bodies are logged."""
         self.error: str | None = None
 
     @property

@@ -149,10 +149,15 @@ async def _load_or_unload(call: Call, entry: ModelEntry, keep_alive: str | float
     if drop:
         authorize(call.principal, "admin")
         await call.service.workbench.unload(entry.name)
-    else:
+    elif not await _in_memory(call, entry):  # loading again would change how others have it loaded
         await call.service.workbench.load(entry.name)
     line = Line(model=entry.name, created_at=_now(), done=True, done_reason="unload" if drop else "load")
     return Json(_filled(line, "", [], chat=chat))
+
+
+async def _in_memory(call: Call, entry: ModelEntry) -> bool:
+    workers = (await call.service.workbench.snapshot()).workers
+    return any(worker.model_id == entry.id and worker.phase in ("starting", "ready") for worker in workers)
 
 
 def _reply(

@@ -119,6 +119,10 @@ class Admission:
             del self._held[key]
         self._mean_s += (seconds - self._mean_s) / 16
 
+    def held(self, key: str) -> int:
+        """Requests of a key that are under way."""
+        return self._held.get(key, 0)
+
     def _retry_s(self) -> float:
         # With the server full, a place frees up about once per mean duration divided by the places; a client that
         # comes back after one mean duration finds the queue turned over once.

@@ -20,6 +20,7 @@ from pathlib import Path
 from lathe.engine.errors import BusyError, CannotCreate, ConfigError, describe
 from lathe.engine.events import Event, ServerChanged
 from lathe.engine.http.access import Keys, check_options, resolve
+from lathe.engine.http.body_log import BodyLog
 from lathe.engine.http.call import Service
 from lathe.engine.http.catalogue import Catalogue
 from lathe.engine.http.gateway import Gateway
@@ -42,11 +43,14 @@ class HttpServer:
     """The HTTP API; at most one runs per engine."""
 
     def __init__(
-        self, workbench: Workbench, keys: Keys, publish: Callable[[Event], None], limits: Limits | None = None
-    ) -> None:
+        self, workbench: Workbench, keys: Keys, publish: Callable[[Event], None], limits: Limits | None = None,
+        bodies: Callable[[], Path | None] = lambda: None,
+    ) -> None:  # fmt: skip
         self._workbench = workbench
         self._keys = keys
         self._publish = publish
+        self._bodies_at = bodies
+        """Where bodies are logged, asked at every start; None: nowhere."""
         self._limits = limits or Limits()
         self._log = RequestLog(publish)
         self._running: _Running | None = None
@@ -69,7 +73,15 @@ class HttpServer:
             requests_active=counts.active,
             rejected_total=counts.rejected + running.connections.refused,
             errors_total=counts.errors,
+            keys=running.gateway.key_uses(),
         )
+
+    def load_options(self, model_id: str) -> LoadOptions | None:
+        """How a model that is served was to be loaded, so that a later load on demand does the same."""
+        running = self._running
+        if running is None or running.offered is None or model_id not in running.offered:
+            return None
+        return _chosen(running.options)
 
     async def start(self, options: ServerOptions) -> ServerState:
         """Check the options, load the named models, listen. Keys are looked up in the ring given at construction.
@@ -102,6 +114,8 @@ class HttpServer:
         running.gateway.draining = True
         self._publish(ServerChanged(self.state))
         await running.close(self._limits.drain_s if drain_s is None else drain_s)
+        if running.bodies is not None:
+            await running.bodies.close()
         self._log.flush()
         final = self.state
         self._running = None
@@ -121,21 +135,34 @@ class HttpServer:
             metrics = Metrics(time.perf_counter)
             service = Service(self._workbench, Catalogue(self._workbench, offered), metrics, options)
             service.server_state = lambda: self.state
-            gateway = Gateway(service, TABLE, self._keys, self._log, self._limits, remote=remote)
+            bodies = self._bodies()
+            gateway = Gateway(service, TABLE, self._keys, self._log, self._limits, remote=remote, bodies=bodies)
             running = _Running(options, _url(options, listener, tls), gateway, Connections(self._limits), self._limits)
+            running.offered, running.bodies = offered, bodies
             await running.listen(listener, tls)
         except BaseException:
             _close(listener, options)
             raise
         return running
 
+    def _bodies(self) -> BodyLog | None:
+        path = self._bodies_at()
+        if path is None:
+            return None
+        self._log.note("warn", f"bodies of requests and answers are logged, masked, to {path}")
+        return BodyLog(path, lambda text: self._log.note("error", text))
+
     async def _load(self, options: ServerOptions) -> frozenset[str] | None:
         """Load what is to be served from the start; what is loaded stays loaded if a later one fails."""
         if not options.models:
             return None
-        # Options that say nothing leave the choice to the workspace's settings.
-        chosen = None if options.options == LoadOptions() else options.options
+        chosen = _chosen(options)
         return frozenset([(await self._workbench.load(reference, chosen)).model_id for reference in options.models])
+
+
+def _chosen(options: ServerOptions) -> LoadOptions | None:
+    """Options that say nothing leave the choice to the workspace's settings."""
+    return None if options.options == LoadOptions() else options.options
 
 
 class _Running:
@@ -149,6 +176,9 @@ class _Running:
         self.gateway = gateway
         self.connections = connections
         self.started_at = time.time()
+        self.offered: frozenset[str] | None = None
+        """Ids of the models named at the start."""
+        self.bodies: BodyLog | None = None
         self._limits = limits
         self._uvicorn = UvicornState()
         self._server: asyncio.Server | None = None

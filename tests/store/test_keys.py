@@ -74,3 +74,16 @@ def test_taken_names_unknown_scopes_and_empty_quotas_are_refused(database: Datab
     with pytest.raises(KeyRefused, match="at least 1"):
         ring.make("c", requests_per_minute=0)
     assert len(ring) == 1
+
+
+def test_a_secret_may_be_brought_if_it_is_long_enough_and_no_other_key_s(database: Database) -> None:
+    ring = KeyRing(database)
+    given = "x" * 32
+    key, secret = ring.make("ci", secret=given)
+    assert (secret, ring.match(given)) == (given, key)
+    for weak in ("short", "x" * 31, "x" * 513, "y" * 31 + " ", "é" * 40, "z" * 40 + "\n"):
+        with pytest.raises(KeyRefused, match="32 to 512 visible"):
+            ring.make("weak", secret=weak)
+    with pytest.raises(KeyRefused, match="another key's"):
+        ring.make("twin", secret=given)
+    assert [key.name for key in ring.keys()] == ["ci"]  # noqa: SIM118 - a key ring is no dict

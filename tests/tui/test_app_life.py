@@ -315,7 +315,7 @@ CHANGING = {
 
 @pytest.mark.parametrize(
     ("mode", "keys"),
-    [("models", "lubpveD"), ("jobs", "xXRrC"), ("serve", "sSnDx"), ("settings", "eu"), ("dashboard", "x")],
+    [("models", "lubpveD"), ("jobs", "xXRrC"), ("serve", "sSnDxu"), ("settings", "eu"), ("dashboard", "x")],
 )
 async def test_read_only_changes_nothing(mode: str, keys: str) -> None:
     async with running(mode=mode, read_only=True) as (app, pilot, bench):

@@ -179,6 +179,42 @@ def test_serving_prints_the_url_and_a_token_once(terminal: Terminal) -> None:
     assert first.exit_code == 0, first.output
     assert first.stdout.strip().endswith("/v1")
     assert "shown once" in first.stderr
+    (export,) = [line.strip() for line in first.stderr.splitlines() if "export LATHE_API_KEY=" in line]
+    assert len(export.partition("=")[2]) > 30
+    assert f'curl {first.stdout.strip()}/models -H "Authorization: Bearer $LATHE_API_KEY"' in first.stderr
+    assert "OPENAI_BASE_URL=" in first.stderr
+    terminal.run("serve", "--stop")
+    again = terminal.run("serve", "--detach", "--port", "0")
+    assert "export" not in again.stderr and "lathe keys list" in again.stderr
+
+
+def test_serving_takes_the_keys_of_a_file_or_makes_one(terminal: Terminal, tmp_path: Path) -> None:
+    file = tmp_path / "my keys.txt"
+    made = terminal.run("serve", "--detach", "--port", "0", "--api-key-file", str(file))
+    assert made.exit_code == 0, made.output
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert len(file.read_text().strip()) > 30
+    assert file.read_text().strip() not in made.output
+    terminal.run("serve", "--stop")
+    file.write_text("# two\n" + "a" * 32 + "\n\n" + "b" * 40 + "\n")
+    assert terminal.run("serve", "--detach", "--port", "0", "--api-key-file", str(file)).exit_code == 0
+    ours = [key["name"] for key in terminal.api_keys() if "-file-" in key["name"]]
+    assert ours == ["my-keys-file-1", "my-keys-file-2"]
+    given = [call[1] for call in terminal.engine.calls if call[0] == "make_key"][-2:]
+    assert [key.secret for key in given] == ["a" * 32, "b" * 40]
+    terminal.run("serve", "--stop")
+    file.write_text("# none\n")
+    empty = terminal.run("serve", "--detach", "--api-key-file", str(file))
+    assert empty.exit_code == ExitCode.USAGE and "holds no key" in empty.stderr
+
+
+def test_keys_have_scopes(terminal: Terminal) -> None:
+    assert terminal.run("keys", "make", "boss", "--scope", "admin", "--scope", "infer").exit_code == 0
+    (boss,) = [key for key in terminal.api_keys() if key["name"] == "boss"]
+    assert boss["scopes"] == ["admin", "infer"]
+    assert "admin infer" in terminal.run("keys", "list").stdout
+    assert "infer observe" in terminal.run("keys", "list").stdout
+    assert terminal.run("keys", "make", "x", "--scope", "root").exit_code == ExitCode.USAGE
 
 
 def test_status_names_every_number_of_the_dashboard(terminal: Terminal) -> None:

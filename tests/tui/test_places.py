@@ -15,7 +15,7 @@ SIZES = [(80, 24), (120, 40), (160, 50)]
 TELLING = {
     "dashboard": "Requests",
     "models": "qwen3-8b-q4_k_m",
-    "serve": "/v1/chat/completions",
+    "serve": "Models in memory",
     "chat": "Prompt",
     "evals": "v? noise",
     "bench": "v slower",
@@ -30,7 +30,7 @@ TELLING = {
 EMPTY = {
     "dashboard": "No requests.",
     "models": "stdlib-4m",
-    "serve": "No keys yet.",
+    "serve": "No requests.",
     "chat": "No model that can talk yet.",
     "evals": "No runs yet.",
     "bench": "Nothing was measured yet.",

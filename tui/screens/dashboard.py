@@ -142,22 +142,7 @@ class Dashboard(PlaceScreen):
             return
         from lathe.tui.screens.reading import Facts
 
-        self.app.push_screen(
-            Facts(
-                f"Request {row.id}",
-                [
-                    ("model", row.model),
-                    ("client", row.client),
-                    ("state", row.stage),
-                    ("prompt", f"{row.prompt_tokens} tokens"),
-                    ("answer", f"{row.generated} tokens"),
-                    ("first token", formats.latency(row.ttft_s)),
-                    ("speed", f"{formats.rate(row.tokens_per_s)} tok/s"),
-                    ("age", formats.ago(row.age_s)),
-                    ("", "The prompt is not kept: the engine stores no content."),
-                ],
-            )
-        )
+        self.app.push_screen(Facts(f"Request {row.id}", rows.request_facts(row)))
 
     def action_open(self) -> None:
         """Open the row under the cursor."""

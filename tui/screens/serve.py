@@ -1,27 +1,31 @@
-"""Serve: the HTTP API's state, endpoints, keys and live requests."""
+"""Serve: the HTTP API: who may come in, what is in memory, what runs at this moment, what was asked."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import ClassVar
 
-from lathe.engine.states import ServerOptions
+from lathe.engine.states import RequestRow, ServerOptions, ServerState
 from lathe.engine.workbench import ApiKey
 from lathe.tui import formats
 from lathe.tui.board import Board
+from lathe.tui.screens import serve_forms as forms
 from lathe.tui.screens.base import PlaceScreen
 from lathe.tui.screens.dialogs import Confirm
-from lathe.tui.screens.forms import Field, Form, number
-from lathe.tui.screens.reading import Choice, Choose, Reading
+from lathe.tui.screens.reading import Choice, Choose, Facts, Reading
 from lathe.tui.views import rows
 from lathe.tui.views import serve as view
-from lathe.tui.widgets.base import Canvas, Panel
+from lathe.tui.widgets.base import Canvas, Painter, Panel
 from lathe.tui.widgets.grid import Grid
 from lathe.tui.widgets.paint import Line
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.widget import Widget
+
+PAGES = ("requests", "keys and endpoints", "log")
+"""What a short terminal shows below the state, one after another."""
 
 
 class Serve(PlaceScreen):
@@ -31,10 +35,8 @@ class Serve(PlaceScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "start", "start", id="serve.start", tooltip="Start the HTTP API"),
         Binding("S", "stop_serving", "stop", id="serve.stop", tooltip="Stop accepting, finish what runs, close"),
-        Binding(
-            "c", "curl", "copy curl", id="serve.curl", tooltip="Copy an example call of the endpoint under the cursor"
-        ),
-        Binding("y", "copy", "copy URL", id="serve.copy", tooltip="Copy the base URL, or the id under the cursor"),
+        Binding("v", "page", "view", id="serve.page", tooltip="Requests, then keys and endpoints, then the log"),
+        Binding("x", "cancel", "cancel request", id="serve.cancel", tooltip="Stop the request under the cursor"),
         Binding("n", "new_key", "new key", id="serve.key", tooltip="Make an API key; its secret is shown once"),
         Binding(
             "D",
@@ -43,48 +45,83 @@ class Serve(PlaceScreen):
             id="serve.revoke",
             tooltip="Revoke the key under the cursor; it stops working at once",
         ),
-        Binding("x", "cancel", "cancel request", id="serve.cancel", tooltip="Stop the request under the cursor"),
+        Binding(
+            "c", "curl", "copy curl", id="serve.curl", tooltip="Copy an example call of the endpoint under the cursor"
+        ),
+        Binding(
+            "u",
+            "unload",
+            "unload",
+            show=False,
+            id="serve.unload",
+            tooltip="Take the model under the cursor out of memory",
+        ),
+        Binding("y", "copy", "copy URL", id="serve.copy", tooltip="Copy the base URL, or the id under the cursor"),
     ]
 
     def __init__(self) -> None:
         super().__init__()
         self._keys: list[ApiKey] | None = None
+        self._speeds = view.Speeds()
+        self._page = 0
 
     def content(self) -> ComposeResult:
-        with Panel(title="HTTP API", id="server"):
-            yield _State(self._state)
-        with Horizontal(id="middle"):
-            with Panel(title="Endpoints", id="endpoints", classes="-bare"):
-                yield Grid(view.ENDPOINT_COLUMNS, id="endpoint-list")
-            with Panel(title="API keys", id="keys", classes="-bare"):
-                yield Grid(view.KEY_COLUMNS, empty=self._no_keys, id="key-list")
+        with Horizontal(id="head"):
+            with Panel(title="HTTP API", id="server"):
+                yield _Area(self._state)
+            with Panel(title="Speed", id="speed"):
+                yield _Area(lambda width, height: view.speed_lines(self.board, width, height, self.lathe.glyphs))
+        with Panel(title="Models in memory", id="models", classes="-bare"):
+            yield Grid(view.MODEL_COLUMNS, empty="None: the first request for a model loads it.", id="model-list")
         with Panel(title="Requests", id="requests", classes="-bare"):
             yield Grid(rows.REQUESTS, empty="No requests.", id="request-list")
+        with Horizontal(id="middle"):
+            with Panel(title="API keys", id="keys", classes="-bare"):
+                yield Grid(view.KEY_COLUMNS, empty=self._no_keys, id="key-list")
+            with Panel(title="Endpoints", id="endpoints", classes="-bare"):
+                yield Grid(view.ENDPOINT_COLUMNS, id="endpoint-list")
+        with Panel(title="Log", id="http-log"):
+            yield _Area(lambda width, height: view.log_lines(self.board.log, width, height, self.lathe.glyphs))
 
     def _no_keys(self) -> str:
         return "No keys yet.\nn  makes one" if self._keys is not None else "Reading the keys..."
 
     def on_screen_resume(self) -> None:
         """Read the keys when the place opens: nobody announces their change."""
+        self._turn_to(self._page)
         self._read_keys()
 
     def show(self, board: Board) -> None:
-        self.query_one(_State).redraw()
+        for area in self.query(_Area):
+            area.redraw()
         self.query_one("#endpoint-list", Grid).show(view.endpoint_rows())
         if board.snapshot is not None:
+            self._speeds.take(board.snapshot)
+            now, glyphs = self.lathe.now(), self.lathe.glyphs
             requests = board.snapshot.traffic.requests
-            self.query_one("#request-list", Grid).show(rows.request_rows(requests, self.lathe.glyphs))
-            live = sum(not row.finished for row in requests)
-            self.query_one("#requests", Panel).entitle("Requests", f"{live} live")
+            self.query_one("#model-list", Grid).show(view.model_rows(board.snapshot, self._speeds, now, glyphs))
+            self.query_one("#request-list", Grid).show(rows.request_rows(requests, glyphs))
+            self._title(requests)
+            self._show_keys()
         if self._keys is None and board.attached and board.lost is None:
             self._keys = []
             self._read_keys()
+
+    def _title(self, requests: tuple[RequestRow, ...]) -> None:
+        live = [row for row in requests if not row.finished]
+        stages = {stage: sum(row.stage == stage for row in live) for stage in ("waiting", "prefill", "decode")}
+        words = [f"{count} {stage}" for stage, count in stages.items() if count]
+        self.query_one("#requests", Panel).entitle("Requests", f"{len(live)} live", *words)
+        workers = self.board.snapshot.workers if self.board.snapshot else ()
+        notices = [f"{worker.name}: {worker.notice}" for worker in workers if worker.notice]
+        self.query_one("#models", Panel).footnote(*notices[:1])
 
     def _state(self, width: int, height: int) -> list[Line]:
         snapshot = self.board.snapshot
         if snapshot is None:
             return []
-        return view.server_lines(snapshot, self.lathe.now(), self._wanted(), width, height, self.lathe.glyphs)
+        keys = len(self._keys) if self._keys is not None else None
+        return view.server_lines(snapshot, keys, self.lathe.now(), self._wanted(), width, height, self.lathe.glyphs)
 
     def _wanted(self) -> ServerOptions:
         """Options as the settings have them."""
@@ -94,65 +131,79 @@ class Serve(PlaceScreen):
             port=int(port.value) if port and isinstance(port.value, int) else ServerOptions().port,
         )
 
+    def _server(self) -> ServerState:
+        return self.board.snapshot.server if self.board.snapshot else ServerState(running=False)
+
     def _read_keys(self) -> None:
         if self.board.attached and self.board.lost is None:
             self.lathe.do(lambda bench: bench.keys(), self._got_keys, group="keys")
 
     def _got_keys(self, keys: list[ApiKey]) -> None:
         self._keys = keys
-        self.query_one("#key-list", Grid).show(view.key_rows(keys))
+        self._show_keys()
+        self.query_one("#server _Area", _Area).redraw()
+
+    def _show_keys(self) -> None:
+        keys = self._keys or []
+        self.query_one("#key-list", Grid).show(view.key_rows(keys, self._server(), self.lathe.now()))
         self.query_one("#keys", Panel).entitle("API keys", str(len(keys)))
+
+    # -- pages ------------------------------------------------------------------------------------------------------
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "page":
+            return self.has_class("-short")
+        return super().check_action(action, parameters)
+
+    def action_page(self) -> None:
+        """The next page of a short terminal."""
+        self._turn_to((self._page + 1) % len(PAGES))
+        lists = {0: "#request-list", 1: "#key-list"}
+        if self._page in lists:
+            self.query_one(lists[self._page], Grid).focus()
+
+    def _turn_to(self, page: int) -> None:
+        self._page = page
+        for number in range(len(PAGES)):
+            self.set_class(number == page, f"-page-{number}")
+        following = f"v: {PAGES[(page + 1) % len(PAGES)]}"
+        for name in ("#requests", "#keys", "#http-log"):
+            self.query_one(name, Panel).footnote(following if self.has_class("-short") else "")
+
+    def on_resize(self) -> None:
+        """Pages exist on short terminals only."""
+        self.call_after_refresh(self._turn_to, self._page)
 
     # -- actions ----------------------------------------------------------------------------------------------------
     def changing(self) -> Iterable[str]:
-        return ("start", "stop_serving", "new_key", "revoke", "cancel")
+        return ("start", "stop_serving", "new_key", "revoke", "cancel", "unload")
 
     def action_start(self) -> None:
         """Ask where and for whom, then start."""
-        snapshot = self.board.snapshot
-        if snapshot is None:
+        server = self._server()
+        if self.board.snapshot is None:
             return
-        if snapshot.server.running:
-            self.lathe.notify(f"Serving at {snapshot.server.url} already; S stops it.", severity="warning")
+        if server.running:
+            self.lathe.notify(f"Serving at {server.url} already; S stops it.", severity="warning")
             return
-        wanted = self._wanted()
-        form = Form(
-            "Start the HTTP API",
-            (
-                Field("host", "address", wanted.host, hint="127.0.0.1: this machine only"),
-                Field("port", "port", str(wanted.port), hint="0 picks a free one", check=number(0, 65535, whole=True)),
-                Field("models", "models", "", hint="names, separated by blanks; empty: all, loaded on demand"),
-                Field("access", "token", "required", ("required", "none"), "none is honoured on this machine only"),
-                Field("remote", "other machines", "no", ("no", "yes"), "yes is needed to bind anything but loopback"),
-            ),
-            yes="Start",
-            check=_start_check,
-            watch=lambda values: f"http://{values['host']}:{values['port']}/v1",
-        )
 
         def take(values: dict[str, str] | None) -> None:
             if values is not None:
-                self._start(values)
+                options = forms.server_options(values)
+                self.lathe.do(
+                    lambda bench: bench.start_server(options),
+                    self._started,
+                    command=forms.start_command(options),
+                    what="HTTP API",
+                )
 
-        self.app.push_screen(form, take)
+        self.app.push_screen(forms.start_form(self._wanted()), take)
 
-    def _start(self, values: dict[str, str]) -> None:
-        options = ServerOptions(
-            host=values["host"],
-            port=int(values["port"]),
-            models=tuple(values["models"].split()),
-            require_token=values["access"] == "required",
-            allow_remote=values["remote"] == "yes",
-        )
-        flags = ["lathe serve", *options.models, f"--host {options.host} --port {options.port} --detach"]
-        flags += [] if options.require_token else ["--no-token"]
-        flags += ["--allow-remote"] if options.allow_remote else []
-        self.lathe.do(
-            lambda bench: bench.start_server(options),
-            lambda server: self.lathe.tell(f"Serving at {server.url}; c copies an example"),
-            command=" ".join(flags),
-            what="HTTP API",
-        )
+    def _started(self, server: ServerState) -> None:
+        """Say so; where nobody could come in, make the first key at once."""
+        if server.options.require_token and not self._keys:
+            self._make(ApiKey(name="default", created_at=0.0))
+            return
+        self.lathe.tell(f"Serving at {server.url}; c copies an example")
 
     def action_stop_serving(self) -> None:
         """Stop; ask where somebody would notice."""
@@ -171,7 +222,7 @@ class Serve(PlaceScreen):
                 )
 
         if active:
-            who = sorted({row.client for row in active})
+            who = sorted({row.client.removeprefix("http ") for row in active})
             lines = [
                 f"{formats.many(len(active), 'request')} from {', '.join(who)}.",
                 "They are finished first; new ones are refused.",
@@ -182,87 +233,52 @@ class Serve(PlaceScreen):
 
     def action_curl(self) -> None:
         """Copy a call of an endpoint."""
-        endpoint = next(
-            (e for e in view.ENDPOINTS if e.path == self.query_one("#endpoint-list", Grid).cursor), view.ENDPOINTS[0]
+        self._with_curl(
+            lambda endpoint, text, token: self.lathe.copy(
+                text, f"curl for {endpoint.path}{' (put the key into LATHE_API_KEY)' if token else ''}"
+            )
         )
-        url, server = self._url(), self.board.snapshot.server if self.board.snapshot else None
-        token = server.options.require_token if server is not None and server.running else True
 
-        def copy(model: str | None) -> None:
+    def _with_curl(self, use: view.CurlUse) -> None:
+        """Make an example call of the endpoint under the cursor; asks which model where there are several."""
+        path = self.query_one("#endpoint-list", Grid).cursor
+        endpoint = next((e for e in view.ENDPOINTS if e.path == path), view.ENDPOINTS[0])
+        server = self._server()
+        token = server.options.require_token if server.running else True
+
+        def take(model: str | None) -> None:
             if model:
-                text = view.curl(endpoint, url, model, token=token)
-                self.lathe.copy(
-                    text,
-                    f"curl for {endpoint.path} (put the key into LATHE_API_KEY)"
-                    if token
-                    else f"curl for {endpoint.path}",
-                )
+                use(endpoint, view.curl(endpoint, self._url(), model, token=token), token)
 
         names = [worker.name for worker in self.board.snapshot.workers] if self.board.snapshot else []
         names += [entry.name for entry in self.board.models if entry.name not in names]
         if not endpoint.body:
-            copy("-")
+            take("-")
         elif len(names) > 1:
-            self.app.push_screen(Choose("Which model?", [Choice(name, name) for name in names]), copy)
+            self.app.push_screen(Choose("Which model?", [Choice(name, name) for name in names]), take)
         else:
-            copy(names[0] if names else "MODEL")
+            take(names[0] if names else "MODEL")
 
     def _url(self) -> str:
-        server = self.board.snapshot.server if self.board.snapshot else None
-        wanted = self._wanted()
-        return (
-            server.url
-            if server is not None and server.running and server.url
-            else f"http://{wanted.host}:{wanted.port}"
-        )
+        server, wanted = self._server(), self._wanted()
+        return server.url if server.running and server.url else f"http://{wanted.host}:{wanted.port}"
 
     def action_new_key(self) -> None:
         """Make a key and show its secret once."""
-        form = Form(
-            "New API key",
-            (
-                Field(
-                    "name", "name", "", hint="who will use it", check=lambda t: "" if t.strip() else "give it a name"
-                ),
-                Field("models", "models", "", hint="names, separated by blanks; empty: all"),
-                Field(
-                    "requests",
-                    "requests a minute",
-                    "",
-                    hint="empty: no limit",
-                    check=number(1, 1e9, whole=True, optional=True),
-                ),
-                Field(
-                    "tokens",
-                    "tokens a minute",
-                    "",
-                    hint="empty: no limit",
-                    check=number(1, 1e12, whole=True, optional=True),
-                ),
-            ),
-            yes="Make",
-        )
 
         def take(values: dict[str, str] | None) -> None:
-            if values is None:
-                return
-            key = ApiKey(
-                name=values["name"].strip(),
-                created_at=0.0,
-                models=tuple(values["models"].split()),
-                requests_per_minute=int(values["requests"]) if values["requests"] else None,
-                tokens_per_minute=int(values["tokens"]) if values["tokens"] else None,
-            )
-            self.lathe.do(
-                lambda bench: bench.make_key(key), self._made, command=f"lathe keys make {key.name}", what=key.name
-            )
+            if values is not None:
+                self._make(forms.new_key(values))
 
-        self.app.push_screen(form, take)
+        self.app.push_screen(forms.key_form(), take)
+
+    def _make(self, key: ApiKey) -> None:
+        self.lathe.do(lambda bench: bench.make_key(key), self._made, command=forms.key_command(key), what=key.name)
 
     def _made(self, key: ApiKey) -> None:
         self._read_keys()
-        facts = "This is the only time the secret is shown. y copies it."
-        self.app.push_screen(Reading(f"Key {key.name}", key.secret or "", facts))
+        facts = "This is the only time the secret is shown. y copies it with the lines below."
+        self.app.push_screen(Reading(f"Key {key.name}", forms.secret_text(key, self._url()), facts))
 
     def action_revoke(self) -> None:
         """Forget a key, after asking."""
@@ -279,9 +295,12 @@ class Serve(PlaceScreen):
                     what=name,
                 )
 
-        self.app.push_screen(
-            Confirm(f"Revoke the key {name}?", ["Whoever uses it is refused from now on."], "Revoke"), take
-        )
+        use = next((use for use in self._server().keys if use.name == name), None)
+        lines = ["Whoever uses it is refused from now on."]
+        if use is not None and use.last_at is not None:
+            ago = formats.ago(self.lathe.now() - use.last_at)
+            lines.append(f"It asked {use.requests} times since the start, the last time {ago} ago.")
+        self.app.push_screen(Confirm(f"Revoke the key {name}?", lines, "Revoke"), take)
 
     def _revoked(self, name: str) -> None:
         self.lathe.tell(f"{name} is revoked")
@@ -295,31 +314,74 @@ class Serve(PlaceScreen):
                 lambda bench: bench.cancel_request(key), lambda _: self.lathe.tell(f"{key} is being stopped"), what=key
             )
 
+    def action_unload(self) -> None:
+        """Take a model out of memory; ask where requests run on it."""
+        worker = self.board.worker(self.query_one("#model-list", Grid).cursor or "")
+        if worker is None:
+            return
+        name, running = worker.name, worker.stats.running + worker.stats.waiting
+
+        def unload(yes: bool | None = True) -> None:
+            if yes:
+                self.lathe.do(
+                    lambda bench: bench.unload(name),
+                    lambda _: self.lathe.tell(f"{name} is out of memory"),
+                    what=name,
+                )
+
+        if running:
+            lines = [
+                f"{formats.many(running, 'request')} on it are finished first.",
+                "The next request loads it again.",
+            ]
+            self.app.push_screen(Confirm(f"Unload {name}?", lines, "Unload"), unload)
+        else:
+            unload()
+
+    @on(Grid.Opened)
+    def _opened(self, message: Grid.Opened) -> None:
+        """Show all about what is under the cursor."""
+        message.stop()
+        key, snapshot = message.key or "", self.board.snapshot
+        if snapshot is None:
+            return
+        match message.grid.id:
+            case "model-list":
+                worker = self.board.worker(key)
+                if worker is not None:
+                    self.app.push_screen(Facts(worker.name, view.model_facts(worker, self.lathe.now())))
+            case "request-list":
+                row = next((row for row in snapshot.traffic.requests if row.id == key), None)
+                if row is not None:
+                    self.app.push_screen(Facts(f"Request {row.id}", rows.request_facts(row)))
+            case "endpoint-list":
+                self._with_curl(lambda endpoint, text, token: self._show_curl(endpoint, text))
+            case "key-list":
+                found = next((known for known in self._keys or () if known.name == key), None)
+                if found is not None:
+                    facts = view.key_facts(found, snapshot.server, self.lathe.now())
+                    self.app.push_screen(Facts(f"Key {found.name}", facts))
+
+    def _show_curl(self, endpoint: view.Endpoint, text: str) -> None:
+        self.app.push_screen(Reading(f"{endpoint.method} {endpoint.path}", text, endpoint.about))
+
     def copy_text(self) -> tuple[str, str]:
         if isinstance(self.focused, Grid) and self.focused.id in ("key-list", "request-list"):
             return self.focused.cursor or "", "Name"
         return f"{self._url()}/v1", "Base URL"
 
     def home(self) -> Widget | None:
-        return self.query_one("#endpoint-list", Grid)
+        return self.query_one("#request-list", Grid)
 
     def command(self) -> str:
         wanted = self._wanted()
         return f"lathe serve --host {wanted.host} --port {wanted.port} --detach"
 
 
-class _State(Canvas):
-    """The state in its panel."""
+class _Area(Canvas):
+    """Lines that fill their panel."""
 
-    DEFAULT_CSS = "_State { height: 1fr; }"
+    DEFAULT_CSS = "_Area { height: 1fr; }"
 
-
-def _start_check(values: dict[str, str]) -> str:
-    local = values["host"] in ("127.0.0.1", "localhost", "::1")
-    if not values["host"].strip():
-        return "give an address"
-    if not local and values["remote"] != "yes":
-        return "this address is not loopback: allow other machines, or use 127.0.0.1"
-    if not local and values["access"] == "none":
-        return "without a token only this machine may ask"
-    return ""
+    def __init__(self, painter: Painter) -> None:
+        super().__init__(painter)

@@ -16,7 +16,7 @@ STALLED_S = 30.0
 """A running job that has said nothing for this long is shown as stalled."""
 
 REQUESTS = (
-    Column("id", most=8, sort="id"),
+    Column("id", most=11, sort="id"),
     Column("model", least=10, most=34, flex=True, sort="model"),
     Column("state", least=7, most=10, sort="state"),
     Column("client", rank=1, least=6, most=26, sort="client"),
@@ -73,6 +73,21 @@ def _request(row: RequestRow) -> Row:
         "age": row.age_s,
     }
     return Row(row.id, cells, fields)
+
+
+def request_facts(row: RequestRow) -> list[tuple[str, str]]:
+    """All that is known of a request."""
+    return [
+        ("model", row.model),
+        ("client", row.client),
+        ("state", row.stage),
+        ("prompt", f"{row.prompt_tokens} tokens"),
+        ("answer", f"{row.generated} tokens"),
+        ("first token", formats.latency(row.ttft_s)),
+        ("speed", f"{formats.rate(row.tokens_per_s)} tok/s"),
+        ("age", formats.ago(row.age_s)),
+        ("", "The prompt is not kept: the engine stores no content."),
+    ]
 
 
 JOBS = (

@@ -50,7 +50,7 @@ async def test_parameters_reach_the_engine_under_their_engine_names() -> None:
         assert (request.template_args, request.overflow, request.deadline_s) == (
             {"enable_thinking": False, "reasoning_effort": "low"}, "truncate_left", 5,
         )  # fmt: skip
-        assert (request.principal, request.client, request.cache_prompt) == ("key:ops", "http 127.0.0.1", False)
+        assert (request.principal, request.client, request.cache_prompt) == ("key:ops", "http ops@127.0.0.1", False)
 
 
 async def test_null_means_not_given() -> None:

@@ -15,32 +15,12 @@ from lathe.engine import generation
 from lathe.engine.generation import GenerationRequest
 from lathe.engine.http import wire
 from lathe.engine.http.routes import ROUTES
+from support.hostile_requests import NAUGHTY as STRINGS
+from support.hostile_requests import RAW_EXTREMES, bases, fields
 from support.http_kit import MODEL, Served, serving
 from support.json_corpus import INVALID
 
-BASES: dict[str, dict[str, Any]] = {
-    "/v1/chat/completions": {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1},
-    "/v1/completions": {"model": MODEL, "prompt": "hi", "max_tokens": 1},
-    "/v1/messages": {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1},
-    "/v1/responses": {"model": MODEL, "input": "hi", "max_output_tokens": 1},
-    "/api/chat": {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "stream": False},
-    "/api/generate": {"model": MODEL, "prompt": "hi", "stream": False},
-    "/v1/embeddings": {"model": MODEL, "input": "hi"},
-    "/v1/rerank": {"model": MODEL, "query": "a", "documents": ["b"]},
-    "/v1/score": {"model": MODEL, "context": "a", "continuations": ["b"]},
-    "/tokenize": {"model": MODEL, "content": "hi"},
-    "/detokenize": {"model": MODEL, "tokens": [1]},
-    "/apply-template": {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]},
-    "/infill": {"model": MODEL, "input_prefix": "a"},
-    "/completion": {"model": MODEL, "prompt": "hi", "n_predict": 1},
-    "/v1/feedback": {"name": "quality", "label": "accept"},
-    "/v1/messages/count_tokens": {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]},
-}
-RAW_EXTREMES = [
-    "NaN", "Infinity", "-Infinity", "-1", "0", "-0.0", "1", "1.5", "2147483648", "4294967296", "9223372036854775808",
-    "1180591620717411303424", "-1180591620717411303424", "1e308", "1e309", "-1e309", "1e-320", "1000000", "0.1e1",
-    "true", "null", '""', '"1"', "[]", "{}", "[1]", '{"a": 1}', '"' + "x" * 1000 + '"', "9" * 400,
-]  # fmt: skip
+BASES = bases(MODEL)
 
 
 def in_range(request: GenerationRequest) -> None:
@@ -49,11 +29,6 @@ def in_range(request: GenerationRequest) -> None:
     for name in request.sampling.__struct_fields__:
         value = getattr(request.sampling, name)
         assert not isinstance(value, float) or math.isfinite(value), name
-
-
-def fields(path: str) -> list[str]:
-    takes = next(route.takes for route in ROUTES if route.path == path)
-    return [field.encode_name for field in msgspec.structs.fields(takes)]
 
 
 async def send(served: Served, path: str, base: dict[str, Any], name: str, raw: str) -> int:
@@ -159,11 +134,7 @@ async def test_media_types(media_type: str, status: int) -> None:
         assert answer.status_code == status
 
 
-NAUGHTY = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.sampled_from(
-    ["\x00", "\u202e", "\u200d" * 50, "e" + "\u0301" * 500, "\ue000", "\U0010ffff", "<|im_start|>system",
-     "</s>", "{{7*7}}", "<tool_call>", "%s%n", "'; DROP TABLE", "../../etc/passwd", "\r\nX: y", "data: [DONE]\n\n",
-     "﷽" * 20, "Ω≈ç√∫˜µ≤≥÷"]
-)  # fmt: skip
+NAUGHTY = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.sampled_from(STRINGS)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
     | NAUGHTY,

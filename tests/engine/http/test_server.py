@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import httpx2
+import msgspec
 import pytest
 from lathe.engine.errors import BusyError, CannotCreate, ConfigError, MissingError, PolicyError
 from lathe.engine.events import Event, LogLine, ServerChanged
@@ -265,6 +266,36 @@ async def test_foreign_hosts_are_misdirected() -> None:
         for name, status in (("evil.example", 421), ("box.lan", 200), ("localhost", 200)):
             answer = await served.client.get("/health", headers={"host": name})
             assert answer.status_code == status
+
+
+async def test_R11_health_says_when_a_model_fell_back_to_the_cpu_and_no_more() -> None:
+    async with serving() as served:
+        assert (await served.client.get("/health")).json() == {"status": "ok"}
+    workbench = HeldWorkbench()
+    ((model_id, worker),) = list(workbench.workers.items())[:1]
+    notice = "32 layers were meant for the GPU, 0 are there (`lathe doctor` says why)"
+    workbench.workers[model_id] = msgspec.structs.replace(worker, notice=notice)
+    async with serving(workbench) as served:
+        del served.client.headers["authorization"]
+        answer = await served.client.get("/health")
+        assert (answer.status_code, answer.json()) == (200, {"status": "degraded"})
+        before = sum(call[0] == "snapshot" for call in workbench.calls)
+        for _ in range(20):
+            await served.client.get("/health")
+        assert sum(call[0] == "snapshot" for call in workbench.calls) <= before + 1, "strangers cost no snapshots"
+
+
+async def test_what_came_over_each_key_is_counted() -> None:
+    secrets = {"ann": "lathe-" + "a" * 43, "bob": "lathe-" + "b" * 43}
+    async with serving(keys=tuple(key(name, secret) for name, secret in secrets.items())) as served:
+        for name, secret in secrets.items():
+            for _ in range(2 if name == "ann" else 1):
+                await served.post("/v1/chat/completions", CHAT, headers={"authorization": f"Bearer {secret}"})
+        await served.client.get("/health")
+        ann, bob = served.server.state.keys
+        assert [(use.name, use.requests, use.active) for use in (ann, bob)] == [("ann", 2, 0), ("bob", 1, 0)]
+        assert ann.tokens == 2 * bob.tokens > 0
+        assert ann.last_at is not None
 
 
 CANARY = "canary-7b1f"
