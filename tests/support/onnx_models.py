@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lathe.engine.embedded import CHECKPOINT
 from lathe.quantize.safetensors import SafetensorsFile
 
-FLOAT, INT64 = 1, 7
+FLOAT, INT64, BOOL = 1, 7, 9
 
 
 class Graph:
@@ -61,11 +61,12 @@ def weights() -> dict[str, npt.NDArray[np.float32]]:
     return found
 
 
-def embedded_decoder(folder: Path, *, positions: bool = True) -> Path:
+def embedded_decoder(folder: Path, *, positions: bool = True, merged: bool = False) -> Path:
     """The embedded model with its past, in a folder with its tokenizer.
 
     `positions`: with `position_ids` among its inputs, as exports have them today; without, positions follow from the
-    past alone, as in old ones, and rows of different length cannot be padded.
+    past alone, as in old ones, and rows of different length cannot be padded. `merged`: with the switch that files of
+    two branches have.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
@@ -139,6 +140,8 @@ def embedded_decoder(folder: Path, *, positions: bool = True) -> Path:
     present = {f"present.{n}.{kind}": (FLOAT, ["batch", kv, "total", size])
                for n in range(layers) for kind in ("key", "value")}  # fmt: skip
     inputs = {"input_ids": (INT64, ["batch", "tokens"]), "attention_mask": (INT64, ["batch", "total"])}
+    if merged:
+        inputs["use_cache_branch"] = (BOOL, [1])
     if positions:
         inputs["position_ids"] = (INT64, ["batch", "tokens"])
     g.save(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from lathe.engine.errors import UnavailableError
-from lathe.engine.generation import EmbedRequest, Message, Sampling, ScoreRequest
+from lathe.engine.generation import EmbedRequest, GenerationRequest, Message, Sampling, ScoreRequest
+from lathe.engine.local import LocalWorkbench
+from lathe.engine.paths import Home
 from lathe.engine.worker.backends.onnx.runtime import runtime
 from lathe.engine.worker.backends.onnx.tokens import JsonVocabulary
 from lathe.engine.worker.messages import Embed, Failed, Scores, ScoreTexts, Tokenize, Tokens, Vectors
@@ -87,11 +90,12 @@ def test_choices_differ_by_their_seeds_and_agree_with_single_ones(child: WorkerC
     assert both.text(1) == child.text(prompt=PROMPTS[0], max_tokens=16, sampling=Sampling(seed=6))
 
 
-def test_a_graph_without_positions_serves_its_sequences_in_turn(
-    tmp_path: Path, child: WorkerChild, graph: Path
+@pytest.mark.parametrize("old", [{"positions": False}, {"merged": True}])
+def test_graphs_of_older_exports_serve_their_sequences_in_turn(
+    tmp_path: Path, child: WorkerChild, old: dict[str, bool]
 ) -> None:
-    old = embedded_decoder(tmp_path / "old", positions=False)
-    with worker_child(old, tmp_path / "log", **OPTIONS) as other:
+    folder = embedded_decoder(tmp_path / "old", **old)
+    with worker_child(folder, tmp_path / "log", **OPTIONS) as other:
         other.ready()
         assert [one.text() for one in started(other)] == [one.text() for one in started(child)]
 
@@ -274,3 +278,29 @@ def test_a_missing_library_is_one_line_with_what_to_install(monkeypatch: pytest.
     with pytest.raises(UnavailableError, match="onnxruntime, which is not installed") as caught:
         runtime()
     assert "lathe-llm[onnx]" in caught.value.hint
+
+
+async def test_the_workbench_gives_the_template_its_variables(graph: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(graph, tmp_path / "thinker")
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.content }}{% endfor %}{% if enable_thinking %}<think>{% endif %}"
+    )
+    workbench = await LocalWorkbench.open(Home(tmp_path / "home"))
+    try:
+        said = [Message("user", "Why?")]
+        plain = await workbench.render(str(folder), said)
+        thinking = await workbench.render(str(folder), said, template_args={"enable_thinking": True})
+        assert (plain.text, thinking.text) == ("Why?", "Why?<think>")
+        request = GenerationRequest(
+            model=str(folder), messages=tuple(said), template_args={"enable_thinking": True}, max_tokens=1
+        )
+        deltas = [delta async for delta in workbench.generate(request)]
+        assert deltas[-1].usage is not None
+        assert deltas[-1].usage.prompt_tokens == len(thinking.tokens)
+        worker = (await workbench.snapshot()).workers[0]
+        assert worker.info is not None
+        assert worker.info.backend == "onnx"
+        assert worker.predicted is not None
+        assert worker.predicted.total > (worker.info.weights_bytes or 0) > 0
+    finally:
+        await workbench.close()

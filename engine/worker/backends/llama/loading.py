@@ -210,7 +210,9 @@ def _offloaded(model: LlamaModel, options: LoadOptions) -> int:
 
 def _capabilities(model: LlamaModel, options: LoadOptions) -> tuple[str, ...]:
     found = ["embed"]
-    if model.has_decoder and not options.embedding:
+    architecture = model.metadata("general.architecture") or ""
+    causal = model.metadata(f"{architecture}.attention.causal") != "false"
+    if model.has_decoder and causal and not options.embedding:
         found += ["generate", "score", "grammar"]
         if model.chat_template:
             found.append("chat")
