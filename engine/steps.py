@@ -378,6 +378,10 @@ class RagEvalStep(_Step, frozen=True, kw_only=True, tag="rag-eval"):
     reranker: str | None = None
     passages: bool = False
     """Cut documents as stores do; else one vector per document, as published figures have it."""
+    embedders: tuple[str, ...] = ()
+    """Embedders to compare on a test set, a row for each and way of searching."""
+    tokens: tuple[Positive, ...] = ()
+    """Budgets of passages to compare on a test set; documents are cut then."""
 
 
 class RagGoldenStep(_Step, frozen=True, kw_only=True, tag="rag-golden"):

@@ -28,34 +28,55 @@ from lathe.store.rag.values import SplitterSettings, StoreSettings
 
 
 async def run(step: RagEvalStep, context: ServiceContext) -> Outcome:
-    """One row per way of searching."""
+    """One row per embedder, way of cutting and way of searching."""
     if (step.store is None) == (step.beir is None):
         raise UsageError("rag-eval: give either a store or a BEIR folder")
     home = await home_of(context)
-    if step.beir is not None:
-        measured, figures = await _beir(step, Path(step.beir), home, context)
-    else:
-        measured, figures = await _golden(step, step.store or "", home, context)
-    rows: tuple[dict[str, Figure], ...] = tuple({"mode": one.mode, **one.figures} for one in measured)
-    for one in measured:
-        figures |= {f"{one.mode}.{name}": value for name, value in one.figures.items()}
-    if measured:
-        figures |= measured[-1].figures
-    return Outcome(figures=figures, rows=rows)
+    if step.beir is None:
+        return _outcome([(None, None, await _golden(step, step.store or "", home, context))])
+    test = await asyncio.to_thread(beir.read_set, Path(step.beir), step.split)
+    references = step.embedders or (step.embedder,)
+    if set(step.modes) == {"bm25"}:
+        references = (None,)
+    elif references == (None,):
+        references = (await default_embedder(context.workbench),)
+    budgets: tuple[int | None, ...] = step.tokens or (None,)
+    found: list[_Row] = []
+    for reference in references:
+        embedder = await open_embedder(context.workbench, reference) if reference is not None else None
+        found += [(embedder, cut, await _beir(step, test, embedder, cut, home, context)) for cut in budgets]
+    return _outcome(found)
+
+
+_Row = tuple[Embedder | None, int | None, tuple[list[Measured], dict[str, Figure]]]
+
+
+def _outcome(found: list[_Row]) -> Outcome:
+    """A table of everything; figures by name where there is one embedder and one way of cutting."""
+    rows: list[dict[str, Figure]] = []
+    figures: dict[str, Figure] = {}
+    for embedder, tokens, (measured, facts) in found:
+        name = embedder.identity.name if embedder is not None else None
+        for one in measured:
+            rows.append({"mode": one.mode, "embedder": name, "tokens": tokens, **one.figures})
+            prefix = "" if len(found) == 1 else f"{name or 'words'}.{tokens or 'whole'}."
+            figures |= {f"{prefix}{one.mode}.{key}": value for key, value in one.figures.items()}
+        if len(found) == 1:
+            figures |= facts | (measured[-1].figures if measured else {})
+    return Outcome(figures=figures, rows=tuple(rows))
 
 
 async def _beir(
-    step: RagEvalStep, folder: Path, home: Home, context: ServiceContext
-) -> tuple[list[Measured], dict[str, Figure]]:
-    test = await asyncio.to_thread(beir.read_set, folder, step.split)
-    embedder: Embedder | None = None
-    if set(step.modes) != {"bm25"}:
-        embedder = await open_embedder(context.workbench, step.embedder or await default_embedder(context.workbench))
+    step: RagEvalStep, test: beir.BeirSet, embedder: Embedder | None, tokens: int | None, home: Home,
+    context: ServiceContext,
+) -> tuple[list[Measured], dict[str, Figure]]:  # fmt: skip
+    folder = Path(test.folder)
+    whole = tokens is None and not step.passages
+    splitter = SplitterSettings(whole=whole) if tokens is None else SplitterSettings(tokens=tokens)
     settings = StoreSettings(
-        name=folder.name, created_at=time.time(), lathe=RELEASE, sources=(str(folder),),
-        splitter=SplitterSettings(whole=not step.passages),
-    )  # fmt: skip
-    async with open_for_writing(_cache(home, folder, step, embedder), settings) as store:
+        name=folder.name, created_at=time.time(), lathe=RELEASE, sources=(str(folder),), splitter=splitter
+    )
+    async with open_for_writing(_cache(home, folder, splitter, embedder), settings) as store:
         seconds = await load_corpus(store, folder, embedder, context.progress)
         searcher = Searcher(store, embedder, context.workbench)
         measured = [
@@ -69,11 +90,11 @@ async def _beir(
     }  # fmt: skip
 
 
-def _cache(home: Home, folder: Path, step: RagEvalStep, embedder: Embedder | None) -> Path:
+def _cache(home: Home, folder: Path, splitter: SplitterSettings, embedder: Embedder | None) -> Path:
     """Where the store of a test set lies: one for each corpus, embedder and way of cutting."""
     facts = (folder / "corpus.jsonl").stat()
     identity = embedder.identity.sha256 if embedder else ""
-    parts = f"{folder} {facts.st_size} {facts.st_mtime_ns} {step.passages} {identity}"
+    parts = f"{folder} {facts.st_size} {facts.st_mtime_ns} {splitter} {identity}"
     place = home.root / "jobs" / "rag-eval"
     place.mkdir(parents=True, exist_ok=True)
     return place / f"{hashlib.sha256(parts.encode()).hexdigest()[:16]}.db"

@@ -89,7 +89,9 @@ def test_the_steps_of_building(engine: ScriptedWorkbench, tmp_path: Path) -> Non
     run("build", "new", str(tmp_path / "docs"), *options)
     run("report", "handbook", "--fresh")
     run("verify", "handbook", "--mend")
-    build, explore, verify = submitted(engine)
+    run("eval", "--beir", str(tmp_path), "--embedder", "a", "--embedder", "b", "--tokens", "64", "--mode", "dense")
+    build, explore, verify, evaluate = submitted(engine)
+    assert (evaluate.embedder, evaluate.embedders, evaluate.tokens) == (None, ("a", "b"), (64,))
     assert build == RagBuildStep(
         store="new", sources=(str(tmp_path / "docs"),), duplicates="drop-near", reembed="manual", explore=False,
         mask_personal=True,

@@ -354,34 +354,41 @@ def _show_problems(job: Job) -> None:
 @click.argument("store", required=False)
 @click.option("--beir", type=click.Path(path_type=Path), metavar="DIR", help="A test set in BEIR's layout.")
 @click.option("--mode", "modes", multiple=True, type=MODES, help="Repeatable (default: all three).")
-@click.option("--embedder", metavar="MODEL")
+@click.option("--embedder", "embedders", metavar="MODEL", multiple=True, help="Repeatable: each is measured.")
+@click.option("--tokens", type=click.IntRange(min=16), multiple=True, help="Budget of passages; repeatable.")
 @click.option("--reranker", metavar="MODEL")
 @click.option("--split", default="test", show_default=True)
 @click.option("--passages", is_flag=True, help="Cut documents as stores do, instead of one vector each.")
 @as_json_option
 @click.pass_obj
 def evaluate(
-    shell: Shell, store: str | None, beir: Path | None, modes: tuple[Any, ...], embedder: str | None,
-    reranker: str | None, split: str, passages: bool, as_json: bool,
+    shell: Shell, store: str | None, beir: Path | None, modes: tuple[Any, ...], embedders: tuple[str, ...],
+    tokens: tuple[int, ...], reranker: str | None, split: str, passages: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """How good retrieval is: on a BEIR set, or on STORE's golden questions."""
     if (store is None) == (beir is None):
         raise click.UsageError("give either STORE or --beir DIR")
     step = RagEvalStep(
         store=store, beir=str(beir.absolute()) if beir else None, modes=modes or ("bm25", "dense", "hybrid"),
-        embedder=embedder, reranker=reranker, split=split, passages=passages,
+        embedder=embedders[0] if len(embedders) == 1 else None, embedders=embedders if len(embedders) > 1 else (),
+        tokens=tokens, reranker=reranker, split=split, passages=passages,
     )  # fmt: skip
     raise SystemExit(run_step(shell, step, _show_table, as_json=as_json))
 
 
 def _show_table(job: Job) -> None:
     names = ("ndcg@10", "recall@10", "recall@100", "mrr@10", "p50_ms", "p95_ms")
+    found = job.outcome.rows if job.outcome else ()
+    about = [name for name in ("embedder", "tokens") if len({row.get(name) for row in found}) > 1]
     rows = [
-        (row["mode"], *(f"{float(row[name] or 0):.4f}" if "ms" not in name else f"{float(row[name] or 0):.1f}"
-                        for name in names))
-        for row in (job.outcome.rows if job.outcome else ())
-    ]  # fmt: skip
-    put_table(("mode", *names), rows, right=tuple(range(1, 7)))
+        (
+            row["mode"],
+            *(clean(str(row.get(name) or "-")) for name in about),
+            *(f"{float(row[name] or 0):.{1 if 'ms' in name else 4}f}" for name in names),
+        )
+        for row in found
+    ]
+    put_table(("mode", *about, *names), rows, right=tuple(range(1 + len(about), 7 + len(about))))
 
 
 @rag.command()

@@ -122,6 +122,22 @@ async def test_pages_reports_and_versions(workbench: LocalWorkbench, folder: Pat
     assert explored.outcome is not None and explored.outcome.figures["documents"] == 2
 
 
+async def test_ways_of_cutting_stand_in_one_table(workbench: LocalWorkbench, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text(
+        '{"_id": "d", "title": "", "text": "cats sleep. ' + "dogs bark. " * 60 + '"}\n'
+    )
+    (folder / "queries.jsonl").write_text('{"_id": "q", "text": "sleeping cats"}\n')
+    (folder / "qrels" / "test.tsv").write_text("q\td\t1\n")
+    job = await run(workbench, RagEvalStep(beir=str(folder), modes=("bm25",), tokens=(32, 64)))
+    assert job.outcome is not None
+    assert [(row["tokens"], row["mode"], row["ndcg@10"]) for row in job.outcome.rows] == [
+        (32, "bm25", 1.0), (64, "bm25", 1.0),
+    ]  # fmt: skip
+    assert job.outcome.figures["words.64.bm25.recall@10"] == 1.0
+
+
 async def test_copies_are_left_out_until_their_original_goes(workbench: LocalWorkbench, folder: Path) -> None:
     text = "The scheduler batches prompts and the worker answers them one after another in order.\n"
     for name in ("a", "b"):
