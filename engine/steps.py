@@ -385,11 +385,19 @@ class RagEvalStep(_Step, frozen=True, kw_only=True, tag="rag-eval"):
 
 
 class RagGoldenStep(_Step, frozen=True, kw_only=True, tag="rag-golden"):
-    """Put golden questions into a store, for `rag-eval` to ask."""
+    """Put golden questions into a store, for `rag-eval` to ask: from a file, or drafted and then confirmed."""
 
     store: str
-    file: str
+    file: str | None = None
     """JSON lines: `{"id": ..., "text": ..., "relevant": [{"path": ..., "start": ..., "end": ...}]}`."""
+    draft: Count = 0
+    """How many passages to draft a question for; drafts are not asked before they are confirmed."""
+    model: str | None = None
+    """The one that drafts."""
+    confirm: tuple[str, ...] = ()
+    """Ids of drafts that are good."""
+    drop: tuple[str, ...] = ()
+    """Ids of questions to forget."""
 
 
 class RagExploreStep(_Step, frozen=True, kw_only=True, tag="rag-explore"):

@@ -326,12 +326,31 @@ def _say_support(checked: Checked) -> None:
 
 @rag.command()
 @click.argument("store")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--draft", type=click.IntRange(min=1), metavar="N", help="Let MODEL draft questions for N passages.")
+@click.option("--model", help="Model that drafts.")
+@click.option("--confirm", multiple=True, metavar="ID", help="A draft that is good; repeatable.")
+@click.option("--drop", multiple=True, metavar="ID", help="A question to forget; repeatable.")
 @as_json_option
 @click.pass_obj
-def golden(shell: Shell, store: str, file: Path, as_json: bool) -> None:
-    """Put the golden questions of FILE (JSON lines: id, text, relevant) into STORE, for `rag eval`."""
-    raise SystemExit(run_step(shell, RagGoldenStep(store=store, file=str(file.absolute())), _show, as_json=as_json))
+def golden(
+    shell: Shell, store: str, file: Path | None, draft: int | None, model: str | None, confirm: tuple[str, ...],
+    drop: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
+    """STORE's golden questions, for `rag eval`: those of FILE (JSON lines: id, text, relevant), or drafts."""
+    step = RagGoldenStep(
+        store=store, file=str(file.absolute()) if file else None, draft=draft or 0, model=model, confirm=confirm,
+        drop=drop,
+    )  # fmt: skip
+    raise SystemExit(run_step(shell, step, _show_questions, as_json=as_json))
+
+
+def _show_questions(job: Job) -> None:
+    rows = [
+        (clean(str(row["id"])), row["state"], clean(str(row["text"])), clean(str(row["path"] or "")))
+        for row in (job.outcome.rows if job.outcome else ())
+    ]
+    put_table(("id", "state", "question", "document"), rows)
 
 
 @rag.command()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import pytest
 from lathe.engine.errors import DataError, MissingError
+from lathe.engine.generation import Delta
 from lathe.engine.rag.beir import read_set
+from lathe.engine.rag.drafting import draft
 from lathe.engine.rag.evaluating import load_corpus, measure, measure_questions
 from lathe.engine.rag.profiles import is_default, profile_of
 from lathe.engine.rag.searching import Searcher
@@ -16,6 +18,7 @@ from lathe.engine.rag.tokens import fit
 from lathe.store.rag.store import RagStore
 from lathe.store.rag.values import Question, Relevant, SplitterSettings, StoreSettings
 from support.rag_embedder import WordEmbedder, count
+from support.rag_stores import make
 
 
 @pytest.fixture
@@ -62,6 +65,33 @@ async def test_golden_questions_are_judged_by_span(folder: Path, tmp_path: Path)
         ]
         figures = (await measure_questions(Searcher(store), asked, "bm25")).figures
         assert figures["recall@10"] == pytest.approx(2 / 3)
+
+
+class Author:
+    """A model that writes the same whatever it is asked; keeps what it was asked."""
+
+    def __init__(self, answer: str) -> None:
+        self.answer = answer
+        self.asked: list[str] = []
+
+    async def generate(self, request) -> AsyncGenerator[Delta, None]:
+        self.asked.append(request.messages[-1].content)
+        for character in self.answer:
+            yield Delta(text=character)
+
+
+async def test_questions_are_drafted_for_passages_that_say_something(tmp_path: Path) -> None:
+    long = "the token of the gateway is reset in the portal " + "by whoever asks " * 8
+    with make(tmp_path / "s.db", {"a.md": [long, "short"], "b.md": [long + "again"]}, None) as store:
+        author = Author("Sure:\nWhere is the token reset?  I wonder.")
+        drafts = [question async for question in draft(author, store, "m", 5)]  # type: ignore[arg-type]
+        assert sorted(question.id for question in drafts) == ["draft-1", "draft-3"]
+        assert {(q.text, q.state) for q in drafts} == {("Where is the token reset?", "draft")}
+        assert {(q.relevant[0].path, q.relevant[0].start) for q in drafts} == {("a.md", 0), ("b.md", 0)}
+        assert all('<passage number="1"' in asked for asked in author.asked)
+        again = [question.id async for question in draft(author, store, "m", 5)]  # type: ignore[arg-type]
+        assert again == [question.id for question in drafts]
+        assert [q async for q in draft(Author("no question"), store, "m", 5)] == []  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,26 @@ async def test_pages_reports_and_versions(workbench: LocalWorkbench, folder: Pat
     assert explored.outcome is not None and explored.outcome.figures["documents"] == 2
 
 
+async def test_drafts_are_asked_once_confirmed(workbench: LocalWorkbench, folder: Path) -> None:
+    await run(workbench, RagBuildStep(store="docs", sources=(str(folder),), words_only=True))
+    refused = await run(workbench, RagGoldenStep(store="docs", draft=1))
+    assert refused.failure is not None and "needs a model" in refused.failure.message
+    file = folder.parent / "drafts.jsonl"
+    file.write_text('{"id": "d", "text": "token", "relevant": [{"path": "docs/vpn.md"}], "state": "draft"}\n')
+    entered = await run(workbench, RagGoldenStep(store="docs", file=str(file)))
+    assert entered.outcome is not None and entered.outcome.rows[0]["state"] == "draft"
+    unasked = await run(workbench, RagEvalStep(store="docs"))
+    assert unasked.failure is not None and "no golden questions" in unasked.failure.message
+    unknown = await run(workbench, RagGoldenStep(store="docs", confirm=("x",)))
+    assert unknown.failure is not None and unknown.failure.code == "E_USAGE"
+    confirmed = await run(workbench, RagGoldenStep(store="docs", confirm=("d",)))
+    assert confirmed.outcome is not None and confirmed.outcome.figures["questions"] == 1
+    measured = await run(workbench, RagEvalStep(store="docs", modes=("bm25",)))
+    assert measured.outcome is not None and measured.outcome.figures["ndcg@10"] == 1.0
+    dropped = await run(workbench, RagGoldenStep(store="docs", drop=("d",)))
+    assert dropped.outcome is not None and dropped.outcome.rows == ()
+
+
 async def test_ways_of_cutting_stand_in_one_table(workbench: LocalWorkbench, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     (folder / "qrels").mkdir(parents=True)
