@@ -70,7 +70,8 @@ def junit(result: RunResult) -> str:
 
 
 def _verdict(case: ElementTree.Element, step: StepResult) -> None:
-    message = step.failure.message if step.failure else step.state
+    summary = step.outcome.summary if step.outcome else ""
+    message = step.failure.message if step.failure else summary or step.state
     if step.state in ("gate_failed", "negative"):
         ElementTree.SubElement(case, "failure", message=xml_text(message))
     elif step.state in ("failed", "cancelled"):
@@ -90,14 +91,19 @@ def markdown(result: RunResult) -> str:
     ]
     lines += ["| step | run | state | seconds | result |", "|---|---|---|---:|---|"]
     for step in result.steps:
-        if step.failure:
-            shown = step.failure.message
-        else:
-            figures = step.outcome.figures if step.outcome else {}
-            shown = ", ".join(f"{name} {_plain(value)}" for name, value in figures.items() if value is not None)
-        shown = shown.replace("|", "\\|").replace("\n", " ")
+        shown = result_of(step).replace("|", "\\|").replace("\n", " ")
         lines.append(f"| {step.id} | {step.run} | {step.state} | {step.seconds:.1f} | {shown} |")
     return "\n".join(lines) + "\n"
+
+
+def result_of(step: StepResult) -> str:
+    """What became of a step, in one line."""
+    if step.failure:
+        return step.failure.message
+    if step.outcome is None:
+        return ""
+    figures = (f"{name} {_plain(value)}" for name, value in step.outcome.figures.items() if value is not None)
+    return step.outcome.summary or ", ".join(figures)
 
 
 def _plain(value: Figure) -> str:

@@ -2,7 +2,7 @@
 
 The rows are llama-bench's, so that GGUF, ONNX and remote models stand in one table; `n_parallel` requests run at once.
 Each prompt is drawn anew, so no prefix cache helps. Invariant: a prompt's clock runs from the call to the first token
-of the slowest request, a generation's from there to the last token of all.
+of the slowest request, a generation's from the first token of the fastest to the last token of all.
 """
 
 from __future__ import annotations
@@ -97,13 +97,13 @@ class _Timer:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._ask(request)) for request in requests]
         done = [task.result() for task in tasks]
-        slowest, size = max(one.first for one in done), max(one.prompt_tokens for one in done)
+        size = max(one.prompt_tokens for one in done)
         if not generate:
-            return slowest - began, size
+            return max(one.first for one in done) - began, size
         short = min(one.tokens for one in done)
         if short < generate:
             raise DataError(f"{self._model} ended after {short} of {generate} tokens, so its speed cannot be told")
-        return max(1, max(one.last for one in done) - slowest), size
+        return max(1, max(one.last for one in done) - min(one.first for one in done)), size
 
     def _request(self, prompt: int, tokens: int) -> GenerationRequest:
         sampling = Sampling(temperature=0.0, ignore_eos=True)

@@ -47,8 +47,17 @@ async def run(step: EvalStep, context: ServiceContext) -> Outcome:
         await write_report(workbench, finished.id, None, Path(output))
     failed = bool(finished.failed)
     return Outcome(
-        figures=finished.figures(), rows=rows_of(finished), exit=int(ExitCode.NEGATIVE if failed else ExitCode.OK)
-    )
+        figures=finished.figures(), rows=rows_of(finished), exit=int(ExitCode.NEGATIVE if failed else ExitCode.OK),
+        summary=summary_of(finished),
+    )  # fmt: skip
+
+
+def summary_of(run: EvalRun) -> str:
+    """The primary figure of every task, in one line."""
+    head = f"{run.id}: {run.done} answers" + (f", {run.failed} failed" if run.failed else "")
+    measured = ((one, one.metrics[one.primary]) for one in run.summaries if one.primary in one.metrics)
+    figures = (f"{one.task} {one.primary} {of.value:.4g} [{of.low:.4g}, {of.high:.4g}]" for one, of in measured)
+    return ", ".join((head, *figures))
 
 
 def rows_of(run: EvalRun) -> tuple[dict[str, Figure], ...]:

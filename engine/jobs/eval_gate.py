@@ -9,6 +9,7 @@ import asyncio
 from pathlib import Path
 
 from lathe.engine.errors import ExitCode
+from lathe.engine.evals.results import Comparison, Verdict
 from lathe.engine.jobs.services import EngineWorkbench, ServiceContext
 from lathe.engine.jobs.values import Figure, Outcome
 from lathe.engine.steps import GateStep
@@ -44,4 +45,22 @@ async def run(step: GateStep, context: ServiceContext) -> Outcome:
         {"gate": gate.gate, "figure": gate.figure, "value": gate.value, "passed": gate.passed, "waived": gate.waived}
         for gate in verdict.gates
     )
-    return Outcome(figures=figures, rows=rows, exit=int(ExitCode.OK if verdict.passed else ExitCode.NEGATIVE))
+    code = ExitCode.OK if verdict.passed else ExitCode.NEGATIVE
+    return Outcome(figures=figures, rows=rows, exit=int(code), summary=summary_of(verdict, comparison))
+
+
+def summary_of(verdict: Verdict, comparison: Comparison | None) -> str:
+    """What was missed, and what got worse by how much, in one line."""
+    missed = [f"MISSED {gate.gate} ({gate.figure} is {_shown(gate.value)})" for gate in verdict.gates if not gate.ok]
+    worse = [
+        f"{one.task} {one.metric} {one.before.value:.4g} -> {one.after.value:.4g}, "
+        f"{one.difference.value:+.4g} [{one.difference.low:+.4g}, {one.difference.high:+.4g}]"
+        for one in (comparison.metrics if comparison else ())
+        if one.primary and one.material and one.finding == "worse"
+    ]
+    passed = sum(gate.ok for gate in verdict.gates)
+    return "; ".join([*missed, f"{passed} of {len(verdict.gates)} gates hold", *worse])
+
+
+def _shown(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4g}"

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 from lathe.engine.errors import CrashedError, UnavailableError, UsageError, revive
-from lathe.engine.jobs.eval import rows_of
+from lathe.engine.jobs.eval import rows_of, summary_of
 from lathe.engine.jobs.services import EngineWorkbench, ServiceContext
 from lathe.engine.jobs.values import Outcome
 from lathe.engine.steps import HarnessStep
@@ -79,4 +79,4 @@ async def run(step: HarnessStep, context: ServiceContext) -> Outcome:
         workbench.evals.book.release(run)
     if step.baseline_name:
         await workbench.evals.book.set_baseline(step.baseline_name, run.id)
-    return Outcome(figures=run.figures(), rows=rows_of(run))
+    return Outcome(figures=run.figures(), rows=rows_of(run), summary=summary_of(run))

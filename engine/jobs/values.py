@@ -67,6 +67,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A table, such as llama-bench's rows or generated texts."""
     exit: int = 0
     """Exit code of the step: 0, or 1 for an honest negative result."""
+    summary: str = ""
+    """One line for tables, where the figures are too many to list."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from lathe.engine.batch.execution import RunResult, execute
 from lathe.engine.batch.plan import Plan, load
-from lathe.engine.batch.reports import JsonLines, junit, markdown
+from lathe.engine.batch.reports import JsonLines, junit, markdown, result_of
 from lathe.engine.errors import UsageError, describe
 from lathe.engine.jobs.kinds import name_of, title_of
 from lathe.engine.workbench import Workbench
@@ -82,14 +82,7 @@ def _narrate(event: str, fields: dict[str, Any]) -> None:
 
 
 def _table(result: RunResult) -> None:
-    rows = []
-    for step in result.steps:
-        figures = step.outcome.figures if step.outcome else {}
-        shown = step.failure.message if step.failure else ", ".join(
-            f"{name} {value:.5g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in figures.items() if value is not None
-        )  # fmt: skip
-        rows.append((step.id, step.run, step.state, f"{step.seconds:.1f}", shown))
+    rows = [(step.id, step.run, step.state, f"{step.seconds:.1f}", result_of(step)) for step in result.steps]
     put_table(("step", "run", "state", "s", "result"), rows, right=(3,))
     put(f"{result.name}: {result.state} (exit {result.exit})")
 
