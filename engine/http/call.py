@@ -22,6 +22,7 @@ from lathe.engine.http.problems import Problem
 from lathe.engine.states import ServerOptions, ServerState
 from lathe.engine.workbench import Workbench
 from lathe.store.models import ModelEntry
+from lathe.store.rag.values import StoreStats
 
 _LOOK_S = 1.0
 
@@ -38,6 +39,8 @@ class Service:
         """Model id -> LoRA adapter -> scale where a request names none; set over `/lora-adapters`."""
         self.fim: dict[str, FimTokens | None] = {}
         """Model id -> its fill-in-the-middle tokens, looked up once; None: it has none."""
+        self.stores: tuple[float, list[StoreStats]] = (-math.inf, [])
+        """The RAG stores with when they were looked at; `lathe.engine.http.stores` keeps it."""
         self.server_state: Callable[[], ServerState] = lambda: ServerState(running=True, options=options)
         self._looked_at = -math.inf
         self._degraded = False

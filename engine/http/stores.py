@@ -6,6 +6,7 @@ does not exist.
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Literal
 
 import msgspec
@@ -20,6 +21,7 @@ from lathe.store.rag.values import Filter, StoredPassage, StoreStats
 from msgspec import Meta
 
 MAX_HITS = 200
+_FRESH_S = 1.0
 StoreName = Annotated[str, Meta(max_length=64)]
 Question = Annotated[str, Meta(min_length=1, max_length=16_384)]
 
@@ -117,8 +119,7 @@ class SearchAnswer(msgspec.Struct):
 
 async def list_stores(call: Call) -> Reply:
     """GET /v1/stores."""
-    found = await call.service.workbench.stores()
-    return Json(StoreList("list", [_store(stats) for stats in found if _visible(call, stats)]))
+    return Json(StoreList("list", [_store(stats) for stats in await _stores(call) if _visible(call, stats)]))
 
 
 async def show_store(call: Call) -> Reply:
@@ -146,11 +147,22 @@ async def find(call: Call, name: str) -> StoreStats:
     Raises:
         Problem: 404.
     """
-    found = await call.service.workbench.stores() if is_store_name(name) else []
-    for stats in found:
+    for stats in await _stores(call) if is_store_name(name) else ():
         if stats.settings.name == name and _visible(call, stats):
             return stats
     raise Problem(404, f"no store '{name[:100]}' can be searched here", param="store", code="store_not_found")
+
+
+async def _stores(call: Call) -> list[StoreStats]:
+    """Every store, looked at once a second at most: counting a large one's passages takes longer than searching it.
+
+    The engine itself checks a store's access list at every search.
+    """
+    service = call.service
+    now = time.monotonic()
+    if now - service.stores[0] >= _FRESH_S:
+        service.stores = (now, await service.workbench.stores())
+    return service.stores[1]
 
 
 def asker(call: Call) -> str:
