@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,9 +119,11 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
     frontier = pareto(points)
     artefacts: list[Artefact] = []
     wished = any((step.max_size, step.max_kld, step.min_tokens_per_s))
-    if chosen is not None and chosen.mix is not None and wished:
-        output = output_path(context, step.output, step.name or variant_name(entry, _NAME_OF_MIX))
-        artefacts += _made(step, context, laboratory, chosen, output, recipe, entry.id)
+    if chosen is not None and wished:
+        kind = _NAME_OF_MIX if chosen.mix is not None else chosen.label
+        output = output_path(context, step.output, step.name or variant_name(entry, kind))
+        make = _made if chosen.mix is not None else _copied
+        artefacts += make(step, context, laboratory, chosen, output, recipe, entry.id)
     artefacts.append(_frontier_file(step, context, laboratory, points, runs, entry.name, model_digest, digest))
     laboratory.tidy()
     if wished and chosen is None:
@@ -231,6 +234,29 @@ def _made(
             sha256=file_sha256(output, reporter(context, 1, 1)), parent=parent, recipe=recipe,
         ),
         Artefact(name=f"{name} types", path=str(types), format="text", bytes=types.stat().st_size, parent=parent),
+    ]  # fmt: skip
+
+
+def _copied(
+    step: TuneStep,
+    context: JobContext,
+    laboratory: Laboratory,
+    point: Point,
+    output: Path,
+    recipe: dict[str, Figure],
+    parent: str,
+) -> list[Artefact]:
+    """Where one of llama.cpp's own recipes answers best: its file, to the byte."""
+    (source,) = laboratory.files(point)
+    inputs = [header.path for header in laboratory.headers]
+    with new_artefact(output, inputs=inputs, expected_bytes=point.bytes, force=step.force) as part:
+        shutil.copyfile(source, part)
+    context.log(f"{output}: {point.label} as llama.cpp makes it, {output.stat().st_size:,} bytes")
+    return [
+        Artefact(
+            name=step.name or output.stem, path=str(output), format="gguf", bytes=output.stat().st_size,
+            sha256=file_sha256(output, reporter(context, 1, 1)), parent=parent, recipe=recipe | {"type": point.label},
+        )
     ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from lathe.engine.embedded import CHECKPOINT
-from lathe.engine.errors import UnavailableError, UsageError
+from lathe.engine.errors import UsageError
 from lathe.engine.jobs import bench, convert, imatrix, kld, perplexity, quantize
 from lathe.engine.jobs.outputs import output_path, variant_name
 from lathe.engine.measure.bench_formats import render
@@ -50,10 +50,6 @@ def test_convert_lands_in_the_workspace_with_its_recipe(home: Path) -> None:
 
 
 def test_convert_says_what_it_cannot(home: Path, embedded_gguf: Path) -> None:
-    folder = entry(CHECKPOINT, format="safetensors")
-    step = ConvertStep(model=folder.name, to="onnx")
-    with pytest.raises(UnavailableError, match="onnx"):
-        convert.run(step, RecordingContext(step, home, folder))
     step = ConvertStep(model=embedded_gguf.stem)
     with pytest.raises(UsageError, match="is gguf"):
         convert.run(step, RecordingContext(step, home, entry(embedded_gguf)))

@@ -16,6 +16,7 @@ from lathe.engine.tune.laboratory import Laboratory
 from lathe.quantize.gguf.header import read_header
 from lathe.quantize.plan import QuantizeOptions
 from lathe.quantize.quantizer import plan_quantization, quantize_gguf
+from lathe.quantize.types import FILE_TYPES
 from support.job_context import RecordingContext, entry
 
 KINDS = ("IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
@@ -71,6 +72,20 @@ def test_a_wish_for_a_size_is_answered_with_a_better_file(home: Path, small: Pat
     foreign = msgspec.structs.replace(given, mix={"blk.99.x": "Q4_K"}, name="foreign")
     with pytest.raises(UsageError, match=r"no tensor blk\.99\.x"):
         tune.run(foreign, RecordingContext(foreign, home, model))
+
+
+@pytest.mark.native
+def test_a_recipe_that_answers_best_is_made_as_llama_cpp_makes_it(home: Path, small: Path, step: TuneStep) -> None:
+    model = entry(small)
+    step = msgspec.structs.replace(
+        step, compare=("Q8_0", "Q6_K"), kinds=("Q4_K",), max_size="Q6_K", feedback=False, imatrix=None
+    )
+    outcome = tune.run(step, RecordingContext(step, home, model))
+    made = outcome.artefacts[0]
+    assert outcome.figures["chosen"] == "Q6_K"
+    assert (made.recipe["type"], made.bytes) == ("Q6_K", Path(made.path).stat().st_size)
+    assert Path(made.path).name.endswith("Q6_K.gguf")
+    assert read_header(Path(made.path)).number("general.file_type") == FILE_TYPES["Q6_K"].id
 
 
 @pytest.mark.native
