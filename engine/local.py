@@ -113,7 +113,7 @@ class LocalWorkbench:
         self._runner = JobRunner(home, StoredJobs(database), _Setting(self), self._publish, lanes)
         self._keys = KeyRing(database)
         self._evals = EvalDesk(home)
-        self._stores = Stores(home.stores, self)
+        self._stores = Stores(home.stores, self, lasting=carrier == "socket")
         self._server: HttpServer | None = None
 
     @classmethod

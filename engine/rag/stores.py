@@ -66,7 +66,9 @@ class _Open(msgspec.Struct):
 class Stores:
     """The stores of one workspace."""
 
-    def __init__(self, folder: Path, workbench: Workbench) -> None:
+    def __init__(self, folder: Path, workbench: Workbench, *, lasting: bool = False) -> None:
+        """`lasting`: this engine goes on after the call, so that work can be started which nobody waits for."""
+        self._lasting = lasting
         self._folder = folder
         self._workbench = workbench
         self._open: dict[str, _Open] = {}
@@ -220,7 +222,7 @@ class Stores:
             except LatheError:
                 return None
             if embedder.identity.sha256 != identity.sha256:
-                if settings.reembed == "auto" and (name, identity.sha256) not in self._anew:
+                if self._lasting and settings.reembed == "auto" and (name, identity.sha256) not in self._anew:
                     self._anew.add((name, identity.sha256))
                     await self._workbench.submit(RagReembedStep(store=name, embedder=identity.name))
                 return None

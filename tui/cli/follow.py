@@ -30,9 +30,10 @@ _PLAIN_QUIET_S = 3.0
 
 
 def run_step(
-    shell: Shell, step: Step, show: Callable[[Job], None], *, detach: bool = False, as_json: bool = False
-) -> int:
-    """Run one step and show its outcome; returns the exit code."""
+    shell: Shell, step: Step, show: Callable[[Job], None], *, detach: bool = False, as_json: bool = False,
+    then: Callable[[Job], str | None] = lambda _: None,
+) -> int:  # fmt: skip
+    """Run one step and show its outcome; returns the exit code. A job that `then` names is waited for as well."""
 
     async def work(workbench: Workbench) -> int:
         job = await workbench.submit(step)
@@ -43,6 +44,10 @@ def run_step(
         if job.failure is not None:
             raise revive(job.failure)
         put_json(job.outcome) if as_json else show(job)
+        if (following := then(job)) is not None:
+            after = await follow(workbench, await workbench.job(following))
+            if after.failure is not None:
+                raise revive(after.failure)
         return job.outcome.exit if job.outcome else 0
 
     return shell.run(work, start=detach, as_json=as_json)

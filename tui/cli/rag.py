@@ -530,7 +530,13 @@ def access(shell: Shell, store: str, allowed: tuple[str, ...], everyone: bool, a
 
 
 def _run(shell: Shell, step: Step, detach: bool, as_json: bool) -> None:
-    raise SystemExit(run_step(shell, step, _show_build, detach=detach, as_json=as_json))
+    raise SystemExit(run_step(shell, step, _show_build, detach=detach, as_json=as_json, then=_embedding_anew))
+
+
+def _embedding_anew(job: Job) -> str | None:
+    """The job that embeds a store anew after its build: it ends with this process, so it is waited for."""
+    number = job.outcome.figures.get("reembed_job") if job.outcome else None
+    return str(number) if number is not None else None
 
 
 def _show_build(job: Job) -> None:
