@@ -48,6 +48,7 @@ class Bench(PlaceScreen):
         super().__init__()
         self._series: list[view.Series] | None = None
         self._read_at: object = None
+        self._problem = ""
 
     def content(self) -> ComposeResult:
         with Panel(title="Bench", id="tests", classes="-bare"):
@@ -76,8 +77,11 @@ class Bench(PlaceScreen):
         first = self._series is None
         try:
             self._series = view.series_of(await self.lathe.link.bench.bench_history(None, MOST_POINTS))
+            self._problem = ""
         except LatheError as error:
+            self._problem = error.message
             self.lathe.report(describe(error), what="bench history")
+            self._arrange()
             return
         self._arrange()
         if first and self._series:

@@ -65,6 +65,7 @@ class Evals(PlaceScreen):
         self._signs: dict[str, str] = {}
         self._all = False
         self._read_at: object = None
+        self._problem = ""
 
     def content(self) -> ComposeResult:
         with Panel(title="Runs", id="runs", classes="-bare"):
@@ -99,8 +100,11 @@ class Evals(PlaceScreen):
         """The list of runs, then the one under the cursor if it moved on."""
         try:
             self._runs = await self.lathe.link.bench.eval_runs(MOST_RUNS)
+            self._problem = ""
         except LatheError as error:
+            self._problem = error.message
             self.lathe.report(describe(error), what="eval runs")
+            self._show_runs()
             return
         self._show_runs()
         self._look(self.query_one("#run-list", Grid).cursor)
@@ -212,6 +216,8 @@ class Evals(PlaceScreen):
         self._look_at_case(self.query_one("#case-list", Grid).cursor)
 
     def _nothing(self) -> str:
+        if self._problem:
+            return f"Runs cannot be read: {self._problem}"
         if self._runs is None:
             return "Reading the runs..."
         return "No runs yet.\nr  runs a suite on a model   u  lists the suites"
@@ -308,8 +314,11 @@ class Evals(PlaceScreen):
 
     def action_run(self) -> None:
         """Suite, model, limits; then a job."""
-        current = self.picked
-        eval_work.ask_run(self.lathe, current.suite if current else "", current.model if current else "")
+        run, job = self.picked, self._job()
+        if run is None and job is not None and isinstance(job.step, EvalStep):
+            eval_work.ask_run(self.lathe, job.step.suite, self._names.get(job.step.model, job.step.model))
+        else:
+            eval_work.ask_run(self.lathe, run.suite if run else "", run.model if run else "")
 
     def action_suites(self) -> None:
         """What can be run."""
