@@ -24,6 +24,7 @@ from lathe.engine import settings as reference
 from lathe.engine.bus import Bus
 from lathe.engine.catalogue.catalogue import Catalogue
 from lathe.engine.catalogue.hashing import Hasher
+from lathe.engine.catalogue.remotes import check_policy
 from lathe.engine.errors import LatheError, MissingError, UsageError
 from lathe.engine.evals.desk import EvalDesk
 from lathe.engine.evals.results import TOLERANCE, Comparison, EvalRun, Record, ReportStyle, SuiteInfo
@@ -353,7 +354,8 @@ class LocalWorkbench:
             worker.cancel(seen.number)
 
     def _filled(self, options: LoadOptions | None, entry: ModelEntry) -> LoadOptions | None:
-        """The server's or the settings' choices where the caller made none."""
+        """The server's or the settings' choices where the caller made none; PolicyError where it may not load."""
+        check_policy(entry, self._loaded.settings.general.offline)
         options = options or (self._server.load_options(entry.id) if self._server else None)
         if options is not None:
             return options

@@ -11,13 +11,13 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urldefrag, urlsplit, urlunsplit
+from urllib.parse import urldefrag
 
 import msgspec
 from lathe.engine.catalogue import register, removal
 from lathe.engine.catalogue.naming import clean
+from lathe.engine.catalogue.remotes import KEY, checked, remote_path
 from lathe.engine.catalogue.scan import current_id, identify
-from lathe.engine.catalogue.secrets import KEY, checked
 from lathe.engine.embedded import CHECKPOINT
 from lathe.engine.errors import LatheError, MissingError, UsageError, describe
 from lathe.engine.jobs.values import Outcome
@@ -229,28 +229,6 @@ def _remote(entry: ModelEntry) -> ModelAlias:
     url, model = urldefrag(entry.path)
     key = entry.recipe.get(KEY)
     return ModelAlias(name=entry.name, target=url, model=model, key=key if isinstance(key, str) else None)
-
-
-def remote_path(url: str, model: str) -> str:
-    """How a remote model is written in the catalogue: its API's URL and, as fragment, its name there.
-
-    Raises:
-        UsageError: the URL is none of http or https, or holds a password, a query or a fragment.
-    """
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise UsageError(f"{url!r} is no URL: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"{url!r} is no URL of a server", hint="such as http://127.0.0.1:8000/v1")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise UsageError(
-            "a URL with a password, query or fragment is not stored", hint="keys go to --key-env, --key-file"
-        )
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    place = host if port is None else f"{host}:{port}"
-    return urlunsplit((parts.scheme, place, parts.path.rstrip("/"), "", model))
 
 
 def _is_text(reference: str) -> bool:

@@ -1,14 +1,16 @@
-"""The key of a remote server: where it is kept, and how it is read when the model is loaded.
+"""Models of other servers: how the catalogue writes them, where their keys are, and whether they may be reached.
 
-The catalogue holds a reference only: `env:NAME`, a variable of the engine's environment, or `file:PATH`, a file that
-nobody else may read. Invariant: a key is never part of an entry, of options, of a state or of a message.
+Of a key the catalogue holds a reference only: `env:NAME`, a variable of the engine's environment, or `file:PATH`, a
+file that nobody else may read. Invariant: a key is never part of an entry, of options, of a state or of a message.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import stat
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from lathe.engine.errors import ConfigError, MissingError, PolicyError, UsageError
 from lathe.store.models import ModelEntry
@@ -16,6 +18,28 @@ from lathe.store.models import ModelEntry
 KEY = "key"
 """In the recipe of a remote entry."""
 _MAX_BYTES = 16 * 1024
+
+
+def remote_path(url: str, model: str) -> str:
+    """How a remote model is written in the catalogue: its API's URL and, as fragment, its name there.
+
+    Raises:
+        UsageError: the URL is none of http or https, or holds a password, a query or a fragment.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise UsageError(f"{url!r} is no URL: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"{url!r} is no URL of a server", hint="such as http://127.0.0.1:8000/v1")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise UsageError(
+            "a URL with a password, query or fragment is not stored", hint="keys go to --key-env, --key-file"
+        )
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    place = host if port is None else f"{host}:{port}"
+    return urlunsplit((parts.scheme, place, parts.path.rstrip("/"), "", model))
 
 
 def checked(reference: str) -> str:
@@ -30,6 +54,26 @@ def checked(reference: str) -> str:
     if kind == "file" and value:
         return f"file:{Path(value).expanduser().absolute()}"
     raise UsageError("a key is env:VARIABLE or file:PATH", hint="the key itself is never stored")
+
+
+def check_policy(entry: ModelEntry, offline: bool) -> None:
+    """Refuse a model of another machine while the workspace is offline.
+
+    Raises:
+        PolicyError: `general.offline` is set and the server is not on this machine.
+    """
+    if not offline or entry.format != "remote" or "://" not in entry.path:
+        return
+    host = urlsplit(entry.path).hostname or ""
+    try:
+        here = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        here = host == "localhost"
+    if not here:
+        raise PolicyError(
+            f"{entry.name} is at {host}, and the workspace is offline",
+            hint="`lathe config set general.offline false` lets connections leave this machine", code="E_OFFLINE",
+        )  # fmt: skip
 
 
 def secret_of(entry: ModelEntry) -> str | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lathe.engine import process
-from lathe.engine.catalogue.secrets import secret_of
+from lathe.engine.catalogue.remotes import secret_of
 from lathe.engine.errors import CrashedError, Failure, LatheError, UnavailableError, revive
 from lathe.engine.generation import (
     Delta,

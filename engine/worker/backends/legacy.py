@@ -8,18 +8,13 @@ the one before is not computed again.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from lathe.engine.checkup.install import extra
-from lathe.engine.errors import DataError, InternalError, UnavailableError, UsageError
+from lathe.engine.errors import DataError, UsageError
 from lathe.engine.generation import (
     Delta,
     Embeddings,
@@ -36,6 +31,7 @@ from lathe.engine.generation import (
 )
 from lathe.engine.native.llama import physical_cores
 from lathe.engine.scheduler.radix import common_prefix
+from lathe.engine.worker.backends.legacy_native import CHUNK, CONVERT, LegacyVocabulary, open_model
 from lathe.engine.worker.backends.llama.probabilities import described, token_logprobs
 from lathe.engine.worker.backends.protocol import Emit, Pause, Progress, Ticket
 from lathe.engine.worker.backends.turns import Turns
@@ -49,10 +45,7 @@ from lathe.quantize.legacy_ggml import LegacyGgml, read_legacy
 
 _KINDS = {"llama": "llama", "gpt2": "gpt2", "gptj": "gptj", "gptneox": "gpt_neox", "mpt": "mpt"}
 """The layouts that we recognise -> ctransformers' names of architectures."""
-_CHUNK = 64
-"""Prompt tokens computed between two looks at cancellation."""
 _DEFAULT_CONTEXT = 2048
-_CONVERT = "`lathe convert FILE` makes a GGUF of it, which llama.cpp serves in batches"
 
 
 def make(emit: Emit) -> Turns:
@@ -74,7 +67,7 @@ class Legacy:
         if options.adapters or options.draft:
             raise UsageError("adapters and draft models belong to GGUF models", code="E_CAPABILITY")
         context = options.context or facts.context or _DEFAULT_CONTEXT
-        self._model = model = _native(path, kind, context, options.threads or physical_cores())
+        self._model = model = open_model(path, kind, context, options.threads or physical_cores())
         self._context = min(context, model.context_length)
         self._computed: list[int] = []
         self._vocabulary = vocabulary = LegacyVocabulary(model, adds_bos=kind == "llama")
@@ -105,7 +98,7 @@ class Legacy:
         if any(request.adapters.values()):
             raise UsageError("no adapter is loaded with this model", hint="adapters belong to GGUF models")
         if request.echo and request.logprobs is not None:
-            raise UsageError("prompts of this model are not scored", hint=_CONVERT, code="E_CAPABILITY")
+            raise UsageError("prompts of this model are not scored", hint=CONVERT, code="E_CAPABILITY")
         keep = 1 if self._vocabulary.adds_bos else 0
         fitted = fit(self._prompt(request), request.max_tokens, self._context, request.overflow, keep_first=keep)
         ticket.prompt_tokens = len(fitted.tokens)
@@ -186,7 +179,7 @@ class Legacy:
         wanted = sampling.grammar is not None or sampling.json_schema is not None
         for refused, what in ((wanted, "a grammar or JSON schema"), (sampling.dry_multiplier != 0, "DRY")):
             if refused:
-                raise UsageError(f"{what} needs a GGUF model", hint=_CONVERT, code="E_CAPABILITY")
+                raise UsageError(f"{what} needs a GGUF model", hint=CONVERT, code="E_CAPABILITY")
         return Sampler(
             sampling, vocab=None, n_vocab=self._vocabulary.size, context=self._context, seed=seed,
             end_tokens=sorted(self._vocabulary.ends),
@@ -200,7 +193,7 @@ class Legacy:
         """Bring the native state to `tokens`, a chunk at a time, with a pause between two in which it may end."""
         known = self._shared(tokens)
         while True:
-            part = tokens[known : known + _CHUNK]
+            part = tokens[known : known + CHUNK]
             self._model.compute(part, known)
             known += len(part)
             self._computed = tokens[:known]
@@ -232,141 +225,6 @@ class Legacy:
             numbers.append(float(token_logprobs(row[None], tokens[place : place + 1])[0]))
             greedy = greedy and int(row.argmax()) == tokens[place]
         return Score(math.fsum(numbers), len(numbers), greedy, tuple(numbers))
-
-
-class LegacyVocabulary:
-    """ctransformers' vocabulary; it has no control tokens that a text could name."""
-
-    controls: dict[str, int] = {}  # noqa: RUF012 - empty for good
-
-    def __init__(self, model: Native, *, adds_bos: bool) -> None:
-        self._model = model
-        self.adds_bos = adds_bos
-        self.size = model.vocabulary
-        self.bos: int = model.bos if 0 <= model.bos < self.size else -1
-        self.eos: int = model.eos if 0 <= model.eos < self.size else -1
-        self.ends: frozenset[int] = frozenset(token for token in range(self.size) if model.ends(token))
-        self._pieces: list[bytes | None] = [None] * self.size
-
-    def encode(self, text: str, *, special: bool = False, ends: bool = False) -> list[int]:
-        """Text to tokens; nothing in it is a control token. Llama's begins with a space, as it was trained."""
-        begins = ends and self.adds_bos
-        data = (f" {text}" if begins else text).encode("utf-8", "replace").replace(b"\0", b"")
-        return self._model.tokenize(data, begins)
-
-    def checked(self, tokens: Sequence[int]) -> list[int]:
-        """Ids from outside, refused where the vocabulary has none of them."""
-        for token in tokens:
-            if not 0 <= token < self.size:
-                raise UsageError(f"token {token} is not in the vocabulary of {self.size}")
-        return list(tokens)
-
-    def piece(self, token: int) -> bytes:
-        """The bytes of a token; those that begin and end a text show nothing."""
-        found = self._pieces[token]
-        if found is None:
-            shows = token not in self.ends and token != self.bos
-            found = self._pieces[token] = self._model.piece(token) if shows else b""
-        return found
-
-    def name(self, token: int) -> bytes:
-        """The bytes of any token."""
-        return self.piece(token) or self._model.piece(token)
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Ids to text."""
-        return b"".join(map(self.name, self.checked(tokens))).decode("utf-8", "replace")
-
-    def pair(self, query: str, text: str) -> list[int]:
-        """No model of that time ranks."""
-        raise UsageError("this model cannot rank", code="E_CAPABILITY")
-
-    def strips(self, name: str) -> tuple[bool, bool]:
-        """No control token, no stripping."""
-        return False, False
-
-    @property
-    def bos_name(self) -> str:
-        """The name of the token that begins a text."""
-        return self._model.piece(self.bos).decode("utf-8", "replace") if self.bos >= 0 and self.adds_bos else ""
-
-    @property
-    def eos_name(self) -> str:
-        """The name of the token that ends one."""
-        return self._model.piece(self.eos).decode("utf-8", "replace") if self.eos >= 0 else ""
-
-    @property
-    def affixes(self) -> tuple[list[int], list[int]]:
-        """What the model wants before and after a text."""
-        return [self.bos] if self.adds_bos and self.bos >= 0 else [], []
-
-
-class Native:
-    """ctransformers' C interface, as far as it is used."""
-
-    def __init__(self, model: Any, threads: int) -> None:
-        self._keep = model
-        """Frees the model when it goes."""
-        self._threads = threads
-        self.context_length: int = model.context_length
-        self.vocabulary: int = model.vocab_size
-        self.bos: int = model.bos_token_id
-        self.eos: int = model.eos_token_id
-
-    def tokenize(self, text: bytes, bos: bool) -> list[int]:
-        """Bytes to tokens; at most one per byte, and one in front."""
-        room = (ctypes.c_int * (len(text) + 2))()
-        count = self._keep.ctransformers_llm_tokenize(text, bos, room)
-        return list(room[: max(0, count)])
-
-    def piece(self, token: int) -> bytes:
-        """The bytes of a token."""
-        found: bytes | None = self._keep.ctransformers_llm_detokenize(token)
-        return found or b""
-
-    def ends(self, token: int) -> bool:
-        """Whether it ends a text."""
-        return bool(self._keep.ctransformers_llm_is_eos_token(token))
-
-    def compute(self, tokens: list[int], known: int) -> None:
-        """Compute tokens behind the first `known` ones.
-
-        Raises:
-            InternalError: the library could not.
-        """
-        array = (ctypes.c_int * len(tokens))(*tokens)
-        if not self._keep.ctransformers_llm_batch_eval(array, len(tokens), known, _CHUNK, self._threads):
-            raise InternalError("ctransformers could not compute a batch")
-
-    def logits(self) -> npt.NDArray[np.float32]:
-        """The logits after the last token."""
-        size = self._keep.ctransformers_llm_logits_size()
-        if size < self.vocabulary:
-            raise InternalError(f"ctransformers gave {size} logits for a vocabulary of {self.vocabulary}")
-        data = self._keep.ctransformers_llm_logits_data()
-        rows = np.ctypeslib.as_array(data, (size,))
-        return rows[-self.vocabulary :].copy()
-
-
-def _native(path: str, kind: str, context: int, threads: int) -> Native:
-    try:
-        from ctransformers.llm import LLM, Config
-    except ModuleNotFoundError as error:
-        raise UnavailableError(
-            "models from before GGUF need ctransformers, which is not installed",
-            hint=f"{extra('legacy')}; or {_CONVERT}",
-        ) from error
-    try:
-        model = LLM(path, kind, config=Config(context_length=context, threads=threads, batch_size=_CHUNK))
-    except OSError as error:
-        line = str(error).strip().splitlines()[0]
-        raise UnavailableError(f"ctransformers has no build for this machine: {line}", hint=_CONVERT) from error
-    except RuntimeError as error:
-        raise DataError(
-            f"ctransformers cannot load {Path(path).name} as {kind}: the worker's log has its reason", hint=_CONVERT,
-            code="E_LEGACY",
-        ) from error  # fmt: skip
-    return Native(model, threads)
 
 
 def _description(facts: LegacyGgml, kind: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from lathe.engine.errors import UnavailableError
 from lathe.engine.generation import EmbedRequest, Sampling, ScoreRequest
-from lathe.engine.worker.backends import legacy
+from lathe.engine.worker.backends.legacy_native import open_model
 from lathe.engine.worker.messages import Embed, Failed, Scores, ScoreTexts
 from support.legacy_files import old_gpt2, old_llama
 from support.worker_child import WorkerChild, worker_child
@@ -111,6 +111,6 @@ def test_a_missing_library_is_one_line_with_the_ways_out(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "ctransformers.llm", None)
     monkeypatch.setitem(sys.modules, "ctransformers", None)
     with pytest.raises(UnavailableError, match="ctransformers, which is not installed") as caught:
-        legacy._native("old.bin", "llama", 64, 1)
+        open_model("old.bin", "llama", 64, 1)
     assert "lathe-llm[legacy]" in caught.value.hint
     assert "lathe convert" in caught.value.hint

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lathe.engine.catalogue.catalogue import remote_path
-from lathe.engine.catalogue.secrets import checked, secret_of
+from lathe.engine.catalogue.remotes import check_policy, checked, remote_path, secret_of
 from lathe.engine.errors import (
     BusyError,
     ConfigError,
@@ -382,6 +381,25 @@ def test_urls_that_could_hold_secrets_or_lead_nowhere_are_refused(url: str) -> N
     with pytest.raises(UsageError):
         remote_path(url, "m")
     assert remote_path("https://[::1]:8000/v1/", "org/m") == "https://[::1]:8000/v1#org/m"
+
+
+def test_offline_means_this_machine() -> None:
+    def entry(url: str) -> ModelEntry:
+        return ModelEntry(id="x", name="far", path=url, format="remote", bytes=0)
+
+    for url in ("http://127.0.0.1:1/v1", "http://localhost/v1", "http://[::1]:8000/v1", "http://127.9.9.9/v1"):
+        check_policy(entry(url), offline=True)
+    for url in (
+        "http://10.0.0.1/v1",
+        "https://gpu-box/v1",
+        "http://localhost.example.org/v1",
+        "http://[2001:db8::1]/v1",
+    ):
+        check_policy(entry(url), offline=False)
+        with pytest.raises(PolicyError, match="the workspace is offline") as caught:
+            check_policy(entry(url), offline=True)
+        assert "general.offline" in caught.value.hint
+    check_policy(entry("scripted:echo"), offline=True)
 
 
 # -- Lathe behind Lathe ----------------------------------------------------------------------------------------------

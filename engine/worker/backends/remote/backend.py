@@ -27,13 +27,13 @@ from lathe.engine.generation import (
     RenderedPrompt,
     Score,
     ScoreRequest,
-    Timing,
     Usage,
     check,
 )
 from lathe.engine.worker.backends.protocol import Ask, Emit, Lookup, Progress
 from lathe.engine.worker.backends.remote import wire
 from lathe.engine.worker.backends.remote.connection import Connection
+from lathe.engine.worker.backends.remote.request import Asked, Reading
 from lathe.engine.worker.messages import (
     Detokenize,
     Done,
@@ -45,7 +45,6 @@ from lathe.engine.worker.messages import (
     Piece,
     Prompt,
     Render,
-    RequestState,
     Scores,
     ScoreTexts,
     Text,
@@ -65,55 +64,13 @@ _ALTERNATIVES = 5
 Answer = TypeVar("Answer")
 
 
-class _Asked:
-    """A request on its way."""
-
-    def __init__(self, ask: Ask) -> None:
-        self.ask = ask
-        self.id = ask.id
-        self.queued_at = time.monotonic()
-        self.sent_at: float | None = None
-        self.first_at: float | None = None
-        self.prompt_tokens = 0
-        self.generated = 0
-        self.task: asyncio.Task[None] | None = None
-        self.unwanted = False
-
-    def timing(self) -> Timing:
-        """Times up to now; what the server did with the prompt before its first token counts as prefill."""
-        now, sent, first = time.monotonic(), self.sent_at or self.queued_at, self.first_at
-        request = self.ask.request
-        seed = request.sampling.seed if isinstance(request, GenerationRequest) else None
-        return Timing(
-            scheduled_s=sent - self.queued_at,
-            first_token_s=None if first is None else first - self.queued_at,
-            finished_s=now - self.queued_at,
-            prefill_s=(first or now) - sent,
-            decode_s=0.0 if first is None else now - first,
-            seed=seed or 0,
-        )
-
-    def state(self, now: float) -> RequestState:
-        return RequestState(
-            id=self.id,
-            stage="waiting" if self.sent_at is None else "prefill" if self.first_at is None else "decode",
-            client=self.ask.request.client,
-            principal=self.ask.request.principal,
-            prompt_tokens=self.prompt_tokens,
-            prefilled=0,
-            generated=self.generated,
-            age_s=now - self.queued_at,
-            first_token_s=None if self.first_at is None else self.first_at - self.queued_at,
-        )
-
-
 class RemoteBackend:
     """A `Backend` over HTTP."""
 
     def __init__(self, emit: Emit, secret: str | None = None) -> None:
         self._emit = emit
         self._secret = secret
-        self._asked: dict[int, _Asked] = {}
+        self._asked: dict[int, Asked] = {}
         self._prompt_tokens = self._cached_tokens = self._generated_tokens = 0
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="remote", daemon=True).start()
@@ -132,7 +89,7 @@ class RemoteBackend:
         return WorkerInfo(
             backend="remote",
             pid=os.getpid(),
-            context=options.context or context or 0,
+            context=context or options.context or 0,
             kv_tokens=0,
             slots=_AT_ONCE,
             vocabulary=0,
@@ -183,10 +140,10 @@ class RemoteBackend:
                 wire.chat_or_completion(request, self._model, stream=True)
             case Embed(_, request) if request.pooling not in ("model", "rank"):
                 raise UsageError("a remote model pools by itself", hint="ask for pooling `model`", code="E_CAPABILITY")
-        return _Asked(ask)
+        return Asked(ask)
 
     def begin(self, work: object) -> None:
-        assert isinstance(work, _Asked)
+        assert isinstance(work, Asked)
         self._asked[work.id] = work
         self._loop.call_soon_threadsafe(self._start, work)
 
@@ -223,7 +180,7 @@ class RemoteBackend:
             future.cancel()
             raise TimeoutExpired(f"the remote server did not answer in {_LOOKUP_S:.0f} s") from error
 
-    def _start(self, asked: _Asked) -> None:
+    def _start(self, asked: Asked) -> None:
         asked.task = self._loop.create_task(self._serve(asked))
         if asked.unwanted:
             asked.task.cancel()
@@ -235,7 +192,7 @@ class RemoteBackend:
             if asked.task is not None:
                 asked.task.cancel()
 
-    async def _serve(self, asked: _Asked) -> None:
+    async def _serve(self, asked: Asked) -> None:
         answers: tuple[FromWorker, ...]
         try:
             async with self._places:
@@ -254,7 +211,7 @@ class RemoteBackend:
         self._asked.pop(asked.id, None)
         self._emit(answers)
 
-    def _ended(self, asked: _Asked, reason: FinishReason) -> tuple[FromWorker, ...]:
+    def _ended(self, asked: Asked, reason: FinishReason) -> tuple[FromWorker, ...]:
         """The end of a request that did not run to its own."""
         if not isinstance(asked.ask, Generate):
             return (Failed(asked.id, describe(Cancelled("the request was cancelled"))),)
@@ -264,11 +221,11 @@ class RemoteBackend:
         deltas.append(Delta(index=last, finish=reason, usage=usage, timing=asked.timing()))
         return (Piece(asked.id, tuple(deltas), time.monotonic()), Done(asked.id))
 
-    async def _generated(self, asked: _Asked, request: GenerationRequest) -> tuple[FromWorker, ...]:
+    async def _generated(self, asked: Asked, request: GenerationRequest) -> tuple[FromWorker, ...]:
         if request.echo:
             return await self._echoed(asked, request)
         route, body = wire.chat_or_completion(request, self._model, stream=True)
-        reading = _Reading(request.n)
+        reading = Reading(request.n)
         try:
             async with asyncio.timeout(request.deadline_s), aclosing(self._connection.events(route, body)) as events:
                 async for event in events:
@@ -278,14 +235,14 @@ class RemoteBackend:
             return self._ended(asked, "deadline")
         return self._finished(asked, reading)
 
-    def _take(self, asked: _Asked, deltas: list[Delta]) -> None:
+    def _take(self, asked: Asked, deltas: list[Delta]) -> None:
         if not deltas:
             return
         asked.first_at = asked.first_at or time.monotonic()
         asked.generated += len(deltas)
         self._emit((Piece(asked.id, tuple(deltas), time.monotonic()),))
 
-    def _finished(self, asked: _Asked, reading: _Reading) -> tuple[FromWorker, ...]:
+    def _finished(self, asked: Asked, reading: Reading) -> tuple[FromWorker, ...]:
         spent = reading.spent or wire.Spent(0, asked.generated)
         self._prompt_tokens += spent.prompt - spent.cached
         self._cached_tokens += spent.cached
@@ -295,11 +252,11 @@ class RemoteBackend:
         last = msgspec.structs.replace(last, usage=usage, timing=asked.timing())
         return (Piece(asked.id, (*others, last), time.monotonic()), Done(asked.id))
 
-    async def _echoed(self, asked: _Asked, request: GenerationRequest) -> tuple[FromWorker, ...]:
+    async def _echoed(self, asked: Asked, request: GenerationRequest) -> tuple[FromWorker, ...]:
         """A prompt that is given back comes in one piece: where it ends is told by the count of its tokens."""
         route, body = wire.chat_or_completion(request, self._model, stream=False)
         answer = await self._connection.post(route, body)
-        reading = _Reading(request.n)
+        reading = Reading(request.n)
         reading.spent = spent = wire.spent(answer) or wire.Spent(0, 0)
         deltas = []
         for piece in wire.pieces(answer):
@@ -377,43 +334,6 @@ class RemoteBackend:
         except MissingError as error:
             message = f"{self._connection.server} does not answer {route}"
             raise UsageError(message, hint="only its own model can say", code="E_CAPABILITY") from error
-
-
-class _Reading:
-    """What has come of a stream."""
-
-    def __init__(self, choices: int) -> None:
-        self.finish: dict[int, FinishReason] = {}
-        self.spent: wire.Spent | None = None
-        self._choices = choices
-        self._calls: dict[tuple[int, int], tuple[str, str]] = {}
-
-    def deltas(self, event: dict[str, Any]) -> list[Delta]:
-        """The text that an event adds; ends and tool calls are kept for later."""
-        found = []
-        for piece in wire.pieces(event):
-            if piece.finish is not None:
-                self.finish[piece.index] = piece.finish
-            for number, name, arguments in piece.calls:
-                known, so_far = self._calls.get((piece.index, number), ("", ""))
-                self._calls[piece.index, number] = known or name, so_far + arguments
-            if piece.text or piece.logprobs:
-                found.append(Delta(index=piece.index, text=piece.text, logprobs=piece.logprobs))
-        return found
-
-    def ends(self) -> list[Delta]:
-        """The last delta of each choice; calls of tools are written as models write them, for whoever reads them."""
-        found = []
-        for index in sorted(self.finish.keys() | set(range(self._choices))):
-            calls = [call for (of, _), call in sorted(self._calls.items()) if of == index]
-            text = "".join(_as_text(name, arguments) for name, arguments in calls)
-            found.append(Delta(index=index, text=text, finish=self.finish.get(index, "stop")))
-        return found
-
-
-def _as_text(name: str, arguments: str) -> str:
-    given = arguments.strip() or "{}"
-    return f'<tool_call>\n{{"name": {msgspec.json.encode(name).decode()}, "arguments": {given}}}\n</tool_call>'
 
 
 def _boundary(context: str | tuple[int, ...], offsets: list[int], entries: int, continuation: int) -> int:

@@ -23,6 +23,8 @@ TRIES = 3
 _WAITS_S = (0.25, 1.0)
 _LONGEST_WAIT_S = 5.0
 _AGAIN = frozenset({408, 429, 502, 503, 504})
+_UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.RemoteProtocolError)
+"""Faults before an answer: no connection, or one that was kept open and had been closed at the other end."""
 MAX_LINE = 8 * 2**20
 MAX_ANSWER = 256 * 2**20
 
@@ -77,9 +79,8 @@ class Connection:
 
     @asynccontextmanager
     async def _answer(self, method: str, route: str, body: dict[str, Any] | None) -> AsyncIterator[httpx2.Response]:
-        url = route if route.startswith("/") else f"{self.url}/{route}"
-        if route.startswith("/"):
-            url = self.url.removesuffix("/v1") + route
+        # Routes of OpenAI's API are below its URL, those of servers beside it.
+        url = f"{self.url.removesuffix('/v1')}{route}" if route.startswith("/") else f"{self.url}/{route}"
         for attempt in range(TRIES):
             last = attempt == TRIES - 1
             wait = _WAITS_S[min(attempt, len(_WAITS_S) - 1)]
@@ -87,7 +88,7 @@ class Connection:
                 request = self._client.build_request(method, url, json=body)
                 response = await self._client.send(request, stream=True)
             except Exception as error:
-                if last or not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout):
+                if last or not isinstance(error, _UNSENT):
                     raise self._fault(error) from error
             else:
                 try:
