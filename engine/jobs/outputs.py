@@ -28,7 +28,10 @@ _TYPE_TAIL = re.compile(
 
 
 def output_path(context: JobContext, given: str | None, name: str, suffix: str = ".gguf") -> Path:
-    """The path asked for, else `<home>/models/<name><suffix>`; a folder gets the file put into it."""
+    """The path asked for, else `<home>/models/<name><suffix>`; a folder gets the file put into it.
+
+    Without a suffix the output is a folder itself, and stands at the path asked for.
+    """
     path = planned_path(Path(context.spec.home), given, name, suffix)
     if given is None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +44,7 @@ def planned_path(home: Path, given: str | None, name: str, suffix: str = ".gguf"
     if given is None:
         return Home(home).models / file
     path = Path(given).expanduser()
-    return path / file if path.is_dir() else path
+    return path / file if suffix and path.is_dir() else path
 
 
 def variant_name(entry: ModelEntry, kind: str) -> str:
