@@ -19,7 +19,7 @@ from lathe.engine.rag.metrics import reciprocal_rank as mrr
 from lathe.engine.rag.requests import SearchRequest
 from lathe.engine.rag.searching import Searcher
 from lathe.engine.rag.strength import background, covered, stands_out
-from lathe.store.rag import columns, index, knn, resident
+from lathe.store.rag import columns, documents, index, knn, resident, versions
 from lathe.store.rag.knn import Nearest, calibrate
 from lathe.store.rag.values import Filter
 from support.rag_embedder import IDENTITY, WordEmbedder
@@ -154,6 +154,43 @@ def test_cold_warm_exact_and_small_agree_with_brute_force(large, as_large, monke
     assert [[i for i, _ in Nearest(store).search(query, 10)] for query in queries] == exact
 
 
+def test_a_sqlite_vec_whose_chunks_are_unknown_is_asked_itself(
+    large, as_large, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, ids, rows = large
+    monkeypatch.setattr(knn, "DEFAULT_FACTOR", 200)
+    monkeypatch.setattr(index, "chunked", lambda db, number: False)
+    asked = []
+    monkeypatch.setattr(index, "nearest", lambda *a, nearest=index.nearest: asked.append(1) or nearest(*a))
+    nearest = Nearest(store)
+    for query in rows[:5]:
+        assert [i for i, _ in nearest.search(query, 10)] == truth(ids, rows, query, 10)
+    assert len(asked) == 5
+    nearest.warm()
+    assert [i for i, _ in nearest.search(rows[0], 10)] == truth(ids, rows, rows[0], 10)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_what_was_deleted_leaves_holes_that_are_never_found(
+    tmp_path: Path, as_large, monkeypatch: pytest.MonkeyPatch, warm: bool
+) -> None:
+    monkeypatch.setattr(knn, "DEFAULT_FACTOR", 500)
+    texts = {f"{n}.md": [f"text {n}.{p}" for p in range(40)] for n in range(40)}
+    with make(tmp_path / "s.db", texts) as store:
+        for gone in range(0, 40, 3):
+            store.write(lambda db, gone=gone: documents.remove(db, f"{gone}.md", versions.begin(db, 3.0)))
+        kept = store.read(lambda db: [p for part in documents.every_passage(db) for p in part])
+        stored = store.read(lambda db: columns.read(db, 1, [p.id for p in kept]))
+        matrix = np.stack([np.frombuffer(stored[p.id], "<f4") for p in kept])
+        nearest = Nearest(store)
+        if warm:
+            nearest.warm()
+        for query in matrix[::200]:
+            found = [i for i, _ in nearest.search(query, 10)]
+            assert found == truth(np.array([p.id for p in kept]), matrix, query, 10)
+        assert store.verify().sound
+
+
 def test_filters_on_a_large_column(large, as_large, monkeypatch: pytest.MonkeyPatch) -> None:
     store, ids, rows = large
     condition = Filter(paths=("1*.md",))
@@ -189,7 +226,6 @@ def test_a_resident_column_follows_writes(tmp_path: Path) -> None:
         nearest = Nearest(store)
         query = np.frombuffer(vector("three"), "<f4")
         assert len(nearest.search(query, 5)) == 2
-        from lathe.store.rag import documents, versions
         from support.rag_stores import cut, document, embed
 
         store.write(lambda db: documents.put(db, document("b"), cut(["three"]), versions.begin(db, 3.0)))
