@@ -94,8 +94,11 @@ class _Timer:
         """Nanoseconds of one repetition, and how many tokens the longest prompt had."""
         requests = [self._request(prompt or _SHORT, generate + 1 if generate else 1) for _ in range(at_once)]
         began = time.perf_counter_ns()
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._ask(request)) for request in requests]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._ask(request)) for request in requests]
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
         done = [task.result() for task in tasks]
         size = max(one.prompt_tokens for one in done)
         if not generate:

@@ -7,6 +7,7 @@ Invariant: a request is sent again only while nothing of its answer has been rea
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -37,6 +38,7 @@ class Connection:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=32)
         timeout = httpx2.Timeout(silence_s, connect=CONNECT_S)
+        logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line per request is the server's business
         self._client = httpx2.AsyncClient(headers=headers, timeout=timeout, limits=limits, trust_env=False)
         self.server = f"remote server {httpx2.URL(url).netloc.decode('ascii', 'replace').rpartition('@')[2]}"
         """How messages name it."""
