@@ -77,7 +77,9 @@ async def test_keys_have_scopes_models_and_limits() -> None:
 async def test_models_requests_keys_and_log_are_to_be_seen(size: tuple[int, int]) -> None:
     bench = served(ScriptedWorkbench(), keys=(KeyUse(name="ops", requests=12_345, tokens=56_000, active=2),))
     async with running(bench, mode="serve", size=size) as (app, pilot, bench):
-        bench.emit(LogLine(ts=bench.now, level="info", source="http", text=f"{'a' * 32} 127.0.0.1 key=ops POST /x 200"))
+        bench.emit(
+            LogLine(ts=bench.now, level="info", source="http", text=f"{'a' * 32} 127.0.0.1 key=ops POST /x 200 8.5ms")
+        )
         await tick(app, pilot, bench)
         short = size[1] < 30
         seen = screen_text(app)
@@ -93,7 +95,7 @@ async def test_models_requests_keys_and_log_are_to_be_seen(size: tuple[int, int]
         if short:
             await pilot.press("v")
             await pilot.pause()
-        assert "aaaaaaaa 127.0.0.1 key=ops" in screen_text(app)
+        assert "200 8.5ms ops /x from=127.0.0.1 id=aaaaaaaa" in screen_text(app)
         if short:
             await pilot.press("v")
             await until(pilot, lambda: "r-91" in screen_text(app))
@@ -190,12 +192,12 @@ async def test_speed_of_a_model_is_what_its_counter_gained() -> None:
 def test_the_log_shows_the_server_s_lines_and_short_ids() -> None:
     lines = [
         LogLine(ts=0.0, level="info", source="engine", text="not this"),
-        LogLine(ts=0.0, level="warn", source="http", text=f"{'b' * 32} 127.0.0.1 key=- GET /x 404"),
+        LogLine(ts=0.0, level="warn", source="http", text=f"{'b' * 32} 127.0.0.1 key=- GET /x 404 1.2ms in=0B"),
         LogLine(ts=0.0, level="info", source="http", text="listening at \x1b[31mhttp://x"),
     ]
     text = text_of(view.log_lines(lines, 80, 5, glyphs.SETS["ascii"]))
     assert "not this" not in text and "\x1b" not in text
-    assert "bbbbbbbb 127.0.0.1 key=- GET /x 404" in text
+    assert "404 1.2ms - /x in=0B from=127.0.0.1 id=bbbbbbbb" in text
     assert "Never what it said" in text_of(view.log_lines([], 100, 5, glyphs.SETS["ascii"]))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterable
+from pathlib import PurePath
 
 import msgspec
 from lathe.engine.events import LogLine
@@ -324,7 +325,8 @@ def _guard(options: ServerOptions, keys: int | None, glyphs: Glyphs) -> Line:
 
 
 def _offered(options: ServerOptions) -> str:
-    return ", ".join(options.models) if options.models else "every registered model, loaded on demand"
+    names = [PurePath(name).name for name in options.models]
+    return ", ".join(names) if names else "every registered model, loaded on demand"
 
 
 def speed_lines(board: Board, width: int, height: int, glyphs: Glyphs) -> list[Line]:
@@ -380,9 +382,14 @@ def log_lines(log: Iterable[LogLine], width: int, height: int, glyphs: Glyphs) -
 
 
 def _brief(text: str) -> str:
-    """A request's line with its id shortened to what tells it apart."""
-    first, _, rest = one_line(text, 500).partition(" ")
-    return f"{first[:8]} {rest}" if len(first) == 32 and rest else one_line(text, 500)
+    """A request's line with what one looks for first: outcome, time, key, route; the id by its first digits."""
+    shown = one_line(text, 500)
+    words = shown.split(" ")
+    if len(words) < 7 or len(words[0]) != 32 or not words[2].startswith("key="):
+        return shown
+    serial, address, key, _, route, status, took, *rest = words
+    who = key.removeprefix("key=")
+    return " ".join([status, took, who, route, *rest, f"from={address}", f"id={serial[:8]}"])
 
 
 def curl(endpoint: Endpoint, url: str, model: str, *, token: bool) -> str:
