@@ -17,7 +17,7 @@ from lathe.engine.states import Fit, WorkerState
 from lathe.engine.telemetry.devices import Devices
 from lathe.engine.telemetry.memory import HostMemory, read_memory
 from lathe.engine.telemetry.sample import DeviceSample
-from lathe.engine.worker.messages import LoadOptions
+from lathe.engine.worker.messages import LOOKUP, LoadOptions
 from lathe.quantize.card import ModelCard
 from lathe.quantize.cards import read_card
 from lathe.store.models import ModelEntry
@@ -63,10 +63,11 @@ class MemoryPlanner:
         """Predict the load of a model that need not exist yet."""
         change = _change(held, gone)
         memory = read_memory()
-        free = memory.available + change.get(_HOST, 0) - self._reserve
-        host = HostMemory(memory.total, max(0, min(free, memory.total)))
         devices = self._devices.read()
-        usable = [self._adjusted(device, change) for device in devices if _can_offload(device)]
+        beside = _beside(options)
+        usable = [self._adjusted(device, change, beside) for device in devices if _can_offload(device)]
+        free = memory.available + change.get(_HOST, 0) - self._reserve - (0 if usable else beside)
+        host = HostMemory(memory.total, max(0, min(free, memory.total)))
         fit = estimate(card, options, usable, host)
         if usable or options.gpu_layers == 0 or not any(device.id.startswith(_DISCRETE) for device in devices):
             return fit
@@ -74,10 +75,10 @@ class MemoryPlanner:
         idle = "runs on the CPU: this build of llama.cpp cannot use the GPU (`lathe doctor` has the command)"
         return msgspec.structs.replace(fit, reason="; ".join(filter(None, (fit.reason, idle))))
 
-    def _adjusted(self, device: DeviceSample, change: dict[str, int]) -> DeviceSample:
+    def _adjusted(self, device: DeviceSample, change: dict[str, int], beside: int) -> DeviceSample:
         if device.memory_used is None:
             return device
-        used = max(0, device.memory_used - change.get(device.id, 0)) + self._reserve
+        used = max(0, device.memory_used - change.get(device.id, 0)) + self._reserve + beside
         return msgspec.structs.replace(device, memory_used=used)
 
 
@@ -85,6 +86,12 @@ def _card(entry: ModelEntry) -> ModelCard:
     if entry.path.startswith("scripted:") or entry.format == "remote":
         return ModelCard(format=entry.format)
     return read_card(Path(entry.path))
+
+
+def _beside(options: LoadOptions) -> int:
+    """Bytes of what is loaded with the model: its draft model and its adapters."""
+    files = [*options.adapters, *([options.draft] if options.draft not in (None, LOOKUP) else [])]
+    return sum(path.stat().st_size for path in map(Path, filter(None, files)) if path.is_file())
 
 
 def _change(held: tuple[WorkerState, ...], gone: tuple[WorkerState, ...]) -> dict[str, int]:

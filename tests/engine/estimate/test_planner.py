@@ -76,3 +76,13 @@ def test_a_gpu_that_lies_idle_is_never_kept_quiet(plan: MemoryPlanner, monkeypat
     fit = plan(entry, LoadOptions(), (), ())
     assert set(fit.available) == {"cpu"} and "cannot use the GPU" in fit.reason
     assert plan(entry, LoadOptions(gpu_layers=0), (), ()).reason == ""  # it was asked for
+
+
+def test_drafts_and_adapters_take_their_part(plan: MemoryPlanner, tmp_path: Path) -> None:
+    entry = ModelEntry(id="x", name="toy", path="toy.gguf", format="gguf", bytes=1)
+    for name in ("draft.gguf", "tone.gguf"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(2 * GIB)  # sparse: only its length counts
+    options = LoadOptions(draft=str(tmp_path / "draft.gguf"), adapters=(str(tmp_path / "tone.gguf"),))
+    assert round(plan(entry, options, (), ()).available["nvidia0"] / GIB) == 75
+    assert round(plan(entry, LoadOptions(draft="lookup"), (), ()).available["nvidia0"] / GIB) == 79
