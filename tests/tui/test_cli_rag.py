@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from lathe.engine import connect
 from lathe.engine.steps import RagBuildStep, RagExploreStep, RagVerifyStep
+from lathe.store.rag.values import Filter
 from lathe.tui.cli.root import cli
 from support.scripted_workbench import ScriptedWorkbench
 
@@ -81,6 +82,15 @@ def test_passages_are_explained(engine: ScriptedWorkbench) -> None:
     found = run("query", "handbook", "token", "--explain", "-k", "1")
     assert found.exit_code == 0 and "dense #1 0.7000  bm25 #1 8.0000" in found.stdout
     assert run("query", "handbook", "whales").exit_code == 1
+    narrowed = run("query", "handbook", "token", "--path", "*.md", "--meta", "author=Ann", "--without", "injection",
+                   "--language", "en", "--type", "text/markdown")  # fmt: skip
+    assert narrowed.exit_code == 0
+    [request] = [call[1] for call in engine.calls if call[0] == "search_store"][-1:]
+    assert request.filter == Filter(
+        paths=("*.md",), metadata={"author": "Ann"}, without_flags=("injection",), languages=("en",),
+        media_types=("text/markdown",),
+    )  # fmt: skip
+    assert run("query", "handbook", "token", "--meta", "author").exit_code == 2
 
 
 def test_the_steps_of_building(engine: ScriptedWorkbench, tmp_path: Path) -> None:
