@@ -19,7 +19,7 @@ REQUESTS = (
     Column("id", most=11, sort="id"),
     Column("model", least=10, most=34, flex=True, sort="model"),
     Column("state", least=7, most=10, sort="state"),
-    Column("client", rank=1, least=20, most=44, flex=True, sort="client"),
+    Column("client", rank=1, least=16, most=44, flex=True, sort="client"),
     Column("in", ">", least=4, sort="in"),
     Column("out", ">", least=4, sort="out"),
     Column("first", ">", rank=2, least=6),
