@@ -7,8 +7,10 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
 READ = {*(f"T{n:02}" for n in range(1, 21) if n != 19), "F08", "F09", "F10", "F11", "F12", "F25"}
-"""What scanning, converting, quantizing and measuring have to withstand; documents (T19) are the ingest's."""
-IDS = READ | {*(f"S{n:02}" for n in range(1, 18)), "R11", "R12", *(f"F{n}" for n in (20, 21, 22, 23, 24, 29)),
+"""What scanning, converting, quantizing and measuring have to withstand."""
+STORED = {"T19", *(f"R{n:02}" for n in range(1, 7)), "F14", "F15", "F26", "F27", "F52"}
+"""What documents and stores of them have to."""
+IDS = READ | STORED | {*(f"S{n:02}" for n in range(1, 18)), "R11", "R12", *(f"F{n}" for n in (20, 21, 22, 23, 24, 29)),
        *(f"F{n}" for n in range(40, 52)), "F54"}  # fmt: skip
 _NAMED = re.compile(r"`(?P<file>[\w/]+\.py)?(?:::(?P<name>\w+))?`")
 
