@@ -1,7 +1,8 @@
 """What a GGUF model takes in memory under llama.cpp: weights, KV cache, compute buffers, overhead. Pure arithmetic.
 
 The formulas follow how the pinned llama.cpp lays out its buffers; tests/engine/estimate compares them with what it
-reports. All sizes are bytes. Invariant: more tokens, layers, slots or wider types never cost less.
+reports. All sizes are bytes. Invariant: more tokens, layers, slots or wider types never cost less with one kind of
+attention.
 """
 
 from __future__ import annotations
@@ -144,13 +145,15 @@ def choose_attention(options: LoadOptions, heads: int, cells: int, *, on_cpu: bo
 
     On the CPU llama.cpp's flash attention walks the cache cell by cell for every row of a batch of fewer than 64, which
     is every decode step: with 2,000 tokens behind it a step took 1.8 to 2.7 times as long as with plain matrix products
-    (benchmarks/RESULTS.md). Those keep all scores of a batch, so they are chosen while these stay small.
+    (benchmarks/RESULTS.md). Those pay for cells of other sequences too, which flash attention skips, and keep all
+    scores of a batch; so they are chosen for one sequence at a time, while its scores stay small.
 
     Returns:
         Flash attention on, off, or None where llama.cpp chooses; and the tokens of a micro-batch.
     """
     batch = max(options.batch_tokens, options.slots)
-    if options.flash_attention is not None or not on_cpu or options.kv_type not in ("f16", "bf16", "f32"):
+    open_to_choice = options.flash_attention is None and on_cpu and options.slots == 1
+    if not open_to_choice or options.kv_type not in ("f16", "bf16", "f32"):
         return options.flash_attention, batch
     small = min(batch, PLAIN_BATCH)
     return (False, small) if _FLOAT * small * heads * cells <= SCORES else (None, batch)

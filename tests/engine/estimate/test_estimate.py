@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lathe.engine.estimate import FREE_SHARE, estimate, usable
-from lathe.engine.footprint import DEVICE_CONTEXT, kv_cache, shape_of
+from lathe.engine.footprint import DEVICE_CONTEXT, choose_attention, kv_cache, shape_of
 from lathe.engine.states import Fit
 from lathe.engine.telemetry.memory import HostMemory
 from lathe.engine.telemetry.sample import DeviceSample
@@ -231,6 +231,15 @@ def test_more_context_never_costs_less(card: ModelCard, one: int, other: int, fl
 
     small, large = sorted((one, other))
     assert cost(small).footprint.total <= cost(large).footprint.total
+
+
+def test_plain_attention_is_for_one_sequence_on_the_cpu_with_few_scores() -> None:
+    def chosen(cells: int = 4096, *, on_cpu: bool = True, **fields: object) -> tuple[bool | None, int]:
+        return choose_attention(msgspec.convert({"slots": 1, **fields}, LoadOptions), 16, cells, on_cpu=on_cpu)
+
+    assert chosen() == (False, 128)
+    assert chosen(200_000) == chosen(on_cpu=False) == chosen(slots=2) == chosen(kv_type="q8_0") == (None, 512)
+    assert chosen(flash_attention=True) == (True, 512)
 
 
 @pytest.mark.parametrize("slots", [1, 4, 64])

@@ -18,9 +18,10 @@ from lathe.engine.worker.renderer import Renderer
 from lathe.engine.worker.sampling import Sampler
 from lathe.engine.worker.templates import ChatTemplate
 
-_IDLE_TOKENS, _IDLE_PLAIN = 4096, 256
+_IDLE_TOKENS, _IDLE_ON_CPU = 4096, 512
 """Cells of prefixes that may wait for their next request while others compute, before main memory is the better place.
-Flash attention skips them (a quarter of a larger cache may wait); plain attention computes them in every batch."""
+On a GPU passing over them costs nothing that is noticed, and a quarter of a larger cache may wait; on the CPU every
+batch of the others pays, and bringing a prefix back is a copy within the same memory."""
 
 
 def make(emit: Emit) -> Batched:
@@ -68,5 +69,4 @@ def assemble(path: str, options: LoadOptions, progress: Progress, renderer: Rend
 
 
 def _idle_tokens(loaded: Loaded) -> int:
-    plain = loaded.context.options.flash_attention is False
-    return _IDLE_PLAIN if plain else max(_IDLE_TOKENS, loaded.info.kv_tokens // 4)
+    return max(_IDLE_TOKENS, loaded.info.kv_tokens // 4) if loaded.info.gpu_layers else _IDLE_ON_CPU
