@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import pytest
 from lathe.quantize.convert import convert_checkpoint, convert_legacy
 from lathe.quantize.errors import CheckpointError, FormatError, OutputError, QuantizeError, UnsupportedError
-from lathe.quantize.gguf.header import read_header
 from support.families import RECIPES
 from support.gguf_digest import digest
+from support.legacy_files import as_legacy
 from support.llama_values import computed_values
-
-OLD_NAMES = {
-    "token_embd": "tok_embeddings",
-    "output_norm": "norm",
-    "output": "output",
-    "attn_norm": "attention_norm",
-    "attn_q": "attention.wq",
-    "attn_k": "attention.wk",
-    "attn_v": "attention.wv",
-    "attn_output": "attention.wo",
-    "ffn_norm": "ffn_norm",
-    "ffn_gate": "feed_forward.w1",
-    "ffn_down": "feed_forward.w2",
-    "ffn_up": "feed_forward.w3",
-}
 
 pytestmark = pytest.mark.native
 
@@ -40,38 +24,6 @@ def modern(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for outtype in ("f16", "q8_0"):
         made[outtype] = convert_checkpoint(source, folder / f"{outtype}.gguf", outtype=outtype).output  # type: ignore[arg-type]
     return made
-
-
-def as_legacy(path: Path, output: Path, *, container: str = "ggjt", version: int = 3, drop: str = "") -> Path:
-    """Write a GGUF's model as an older program would have."""
-    header = read_header(path)
-    tokens = header.array("tokenizer.ggml.tokens")
-    scores = header.array("tokenizer.ggml.scores")
-    assert tokens is not None
-    assert scores is not None
-    data = {"ggml": b"lmgg", "ggmf": b"fmgg", "ggjt": b"tjgg"}[container]
-    data += b"" if container == "ggml" else struct.pack("<I", version)
-    file_type = 1 if "f16" in path.name else 7
-    data += struct.pack("<7I", len(tokens), 64, 256, 4, 2, 16, file_type)
-    for text, score in zip(tokens.tolist(), scores.tolist(), strict=True):
-        raw = bytes([int(text[3:5], 16)]) if text.startswith("<0x") else text.replace("▁", " ").encode()
-        data += struct.pack("<I", len(raw)) + raw
-        data += b"" if container == "ggml" else struct.pack("<f", score)
-    content = path.read_bytes()
-    for tensor in header.tensors:
-        stem = tensor.name.removesuffix(".weight")
-        layer, _, short = stem.removeprefix("blk.").rpartition(".")
-        name = (f"layers.{layer}.{OLD_NAMES[short]}" if layer else OLD_NAMES[stem]) + ".weight"
-        if drop and drop in name:
-            continue
-        data += struct.pack("<3I", len(tensor.shape), len(name), tensor.type.id)
-        data += struct.pack(f"<{len(tensor.shape)}I", *tensor.shape) + name.encode()
-        if container == "ggjt":
-            data += bytes(-len(data) % 32)
-        start = header.position(tensor)
-        data += content[start : start + tensor.nbytes]
-    output.write_bytes(data)
-    return output
 
 
 @pytest.mark.parametrize(
