@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -20,10 +22,37 @@ from lathe.tui.widgets.grid import Grid
 from lathe.tui.widgets.paint import width_of
 from lathe.tui.widgets.prompt import Prompt
 from support import scripted_evals as evals
+from support.screens import compare as compare_with
 from support.screens import running, screen_lines, screen_text, tick, type_text, until
 from support.scripted_workbench import ScriptedWorkbench
 
 REPLACE = msgspec.structs.replace
+
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "tui"
+SIZES = [(80, 24), (120, 40), (160, 50)]
+TELLING = {"evals": "Lima", "bench": "newest right", "review": "0 of 6 judged"}
+
+
+@pytest.fixture
+def _in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_in_utc")
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("mode", ["evals", "bench", "review"])
+async def test_the_place_looks_as_it_did(mode: str, size: tuple[int, int]) -> None:
+    async with running(size=size, mode=mode) as (app, pilot, bench):
+        await until(pilot, lambda: TELLING[mode] in screen_text(app))
+        await tick(app, pilot, bench, 0)
+        await pilot.pause()
+        # Without the frame, which changes with every place of the app.
+        compare_with(GOLDEN / f"{mode}-{size[0]}x{size[1]}.txt", "\n".join(screen_lines(app)[2:]) + "\n")
 
 
 def _row(lines: list[str], start: str) -> str:

@@ -147,6 +147,30 @@ async def test_only_changed_rows_are_painted() -> None:
         assert painted == []
 
 
+async def test_a_wider_cell_moves_every_row() -> None:
+    columns = (Column("name", least=4, most=20), Column("size", ">", least=5))
+    async with Stage(lambda: Grid(columns)).run_test(size=(40, 6)) as pilot:
+        grid = await _grid(pilot, "aa bb")
+        short = [line.index("2") for line in _read(pilot.app)[1:3]]
+        grid.show([Row("aa", ("a longer name", "2")), Row("bb", ("bb", "2"))])
+        await pilot.pause()
+        long = [line.index("2") for line in _read(pilot.app)[1:3]]
+        assert len(set(short)) == len(set(long)) == 1
+        assert long[0] > short[0]
+
+
+async def test_a_table_may_change_its_columns() -> None:
+    async with Stage(lambda: Grid(COLUMNS)).run_test(size=(40, 6)) as pilot:
+        grid = await _grid(pilot, "aa bb cc")
+        await pilot.press("j")
+        grid.head((Column("age", ">", least=3), Column("colour", least=6)))
+        grid.show([Row(key, (str(n), "red")) for n, key in enumerate(("bb", "cc"))])
+        await pilot.pause()
+        assert _read(pilot.app)[0].split() == ["age", "colour"]
+        assert grid.cursor == "bb"
+        assert "red" in _read(pilot.app)[1]
+
+
 async def test_a_divider_is_stepped_over() -> None:
     async with Stage(lambda: Grid(COLUMNS)).run_test() as pilot:
         grid = pilot.app.query_one(Grid)

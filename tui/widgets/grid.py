@@ -195,6 +195,8 @@ class Grid(Painted, ScrollView, can_focus=True):
         if widths != self._natural or not self._layout:
             self._natural = widths
             self._laid_out_for = -1
+            # Other widths move every row, also those whose cells stayed the same.
+            self.refresh()
 
     def _columns_for(self, width: int) -> list[tuple[int, int]]:
         """(column, width) of what fits, in order."""
