@@ -43,15 +43,19 @@ def convert(results: Mapping[str, Any]) -> Converted:
         measured = sorted({_metric(sample, metric) for sample in samples for metric in sample.get("metrics", ())})
         kept = [metric for metric in measured if any(metric in record.statistics for record in found)]
         left_out += [f"{name} {metric}" for metric in measured if metric not in kept]
-        tasks.append(Task(id=_name(name), kind=kind, cases=(), metrics=tuple(_declared(m, kept, higher) for m in kept)))
+        tasks.append(
+            Task(id=_name(name), kind=kind, cases=(), metrics=tuple(_declared(m, found, higher) for m in kept))
+        )
         records += found
     return Converted(tasks=tuple(tasks), records=tuple(records), left_out=tuple(left_out))
 
 
-def _declared(metric: str, kept: Sequence[str], higher: Mapping[str, bool]) -> str | dict[str, dict[str, Any]]:
+def _declared(metric: str, records: Sequence[Record], higher: Mapping[str, bool]) -> str | dict[str, dict[str, Any]]:
     if metric in _WEIGHTED:
         return metric
-    return {"mean": {"as": metric, "better": "higher" if higher.get(metric.partition(".")[0], True) else "lower"}}
+    share = all(one.statistics[metric][0] in (0.0, 1.0) for one in records if metric in one.statistics)
+    better = "higher" if higher.get(metric.partition(".")[0], True) else "lower"
+    return {"mean": {"as": metric, "better": better, "share": share}}
 
 
 def _by_document(samples: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:

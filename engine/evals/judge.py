@@ -83,10 +83,11 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
         """For people, in Markdown."""
         share, shown = self.agreement, "-" if self.kappa is None else f"{self.kappa:.2f}"
         length = "-" if self.length_bias is None else f"{self.length_bias:+.0%}"
+        agreed = f"{share.value:.0%} [{share.low:.0%}, {share.high:.0%}]" if self.decided else "-"
         return (
             "| pairs | decided | agreement [95 %] | kappa | position bias, nats | flipped by order | length bias |\n"
             "|---:|---:|---:|---:|---:|---:|---:|\n"
-            f"| {self.n} | {self.decided} | {share.value:.0%} [{share.low:.0%}, {share.high:.0%}] | {shown} | "
+            f"| {self.n} | {self.decided} | {agreed} | {shown} | "
             f"{self.position_bias:+.2f} | {self.flipped} | {length} |\n"
         )
 

@@ -15,8 +15,11 @@ from lathe.engine.evals.values import Task
 
 class MeanOptions(msgspec.Struct, frozen=True):
     better: Literal["higher", "lower"] = "higher"
+    share: bool = False
+    """Every case is 0 or 1."""
 
 
 def mean(name: str, task: Task, options: Options) -> Metric:
     """The mean of what was recorded."""
-    return Metric(name=name, better=given.read(MeanOptions, name, options).better)
+    chosen = given.read(MeanOptions, name, options)
+    return Metric(name=name, better=chosen.better, share=chosen.share)
