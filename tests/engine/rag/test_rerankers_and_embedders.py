@@ -6,6 +6,7 @@ Random weights rank nothing well; what is tested is that the order is the model'
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from lathe.engine.local import LocalWorkbench
 from lathe.engine.paths import Home
 from lathe.engine.rag.embedding import open_embedder
 from lathe.engine.rag.requests import SearchRequest
-from lathe.engine.steps import RagBuildStep, RagReembedStep
+from lathe.engine.steps import RagBuildStep, RagReembedStep, ScanStep
 from lathe.engine.worker.backends.registry import backend_for
 from lathe.engine.worker.messages import LoadOptions
 from lathe.quantize.convert.convert import convert_checkpoint
@@ -119,6 +120,31 @@ async def test_another_embedder_takes_over_in_the_background(
         assert store.verify().sound
     result = await workbench.search_store(SearchRequest(store="s", query=QUERY, mode="dense"))
     assert len(result.hits) == 4
+
+
+@pytest.mark.native
+async def test_a_store_whose_embedder_was_replaced_is_embedded_anew_when_it_is_opened(
+    models: dict[str, Path], tmp_path: Path, home: Path
+) -> None:
+    folder, model = tmp_path / "docs", tmp_path / "mine.gguf"
+    folder.mkdir()
+    (folder / "a.txt").write_text("the cat\n")
+    shutil.copyfile(models["minilm.gguf"], model)
+    lasting = await LocalWorkbench.open(Home(home), flags={"serving.threads": "1"}, carrier="socket")
+    try:
+        step = RagBuildStep(store="s", sources=(str(folder),), embedder=str(model))
+        assert (await lasting.wait((await lasting.submit(step)).id)).failure is None
+        await lasting.unload("mine")
+        shutil.copyfile(models["other.gguf"], model)
+        await lasting.wait((await lasting.submit(ScanStep(roots=(str(tmp_path),)))).id)
+        first = await lasting.search_store(SearchRequest(store="s", query=QUERY))
+        assert first.mode == "bm25" and first.note and first.hits
+        [anew] = [job for job in await lasting.jobs() if isinstance(job.step, RagReembedStep)]
+        assert (await lasting.wait(anew.id)).state == "done"
+        again = await lasting.search_store(SearchRequest(store="s", query=QUERY))
+        assert again.mode == "hybrid" and "dense" in again.hits[0].sources
+    finally:
+        await lasting.close()
 
 
 def test_folders_of_encoders_run_in_sentence_transformers(models: dict[str, Path]) -> None:
