@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lathe.quantize.checkpoint import read_json
-
 _ENCODERS = frozenset(
     f"{family}Model"
     for family in ("Bert", "Roberta", "XLMRoberta", "MPNet", "DistilBert", "ModernBert", "NomicBert", "DebertaV2")
@@ -15,6 +13,8 @@ _ENCODERS = frozenset(
 
 def is_encoder(folder: Path) -> bool:
     """Whether a folder of weights is an embedder or a cross-encoder by its files, rather than a language model."""
+    from lathe.quantize.checkpoint import read_json  # it brings numpy, which a worker's child loads with its model
+
     if (folder / "modules.json").is_file():
         return True
     if not (folder / "config.json").is_file():
