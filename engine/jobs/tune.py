@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from lathe.engine.errors import DataError, ExitCode, MissingError
-from lathe.engine.jobs.outputs import gguf_path, model_sha256, output_path, recipe_key, reporter, tools, variant_name
+from lathe.engine.jobs.outputs import gguf_path, model_sha256, output_path, recipe_key, tools, variant_name
 from lathe.engine.jobs.values import Artefact, Figure, JobContext, Outcome
 from lathe.engine.paths import Home
 from lathe.engine.steps import TuneStep
@@ -22,11 +22,14 @@ from lathe.engine.tune.frontier import Point, Wish, best, pareto
 from lathe.engine.tune.halving import Run, ways
 from lathe.engine.tune.trial import Way
 from lathe.quantize.artefact import file_sha256, new_artefact
+from lathe.quantize.progress import Report
 
 if TYPE_CHECKING:
     from lathe.engine.tune.laboratory import Laboratory
 
 _NAME_OF_MIX = "MIX"
+_STAGES = 6
+"""Stages of a search with one wish; more sizes and ways to run make more."""
 
 
 class FrontierFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +85,8 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
     text_path = Path(step.text).expanduser()
     text = read_text(text_path)
     digest = hashlib.sha256(text).hexdigest()
-    model_digest = entry.sha256 or model_sha256(entry, reporter(context, 1, 1))
+    report = _phases(context)
+    model_digest = entry.sha256 or model_sha256(entry, report)
     accelerated = any(device.kind in ("gpu", "igpu") for device in devices())
     settings = Settings(
         kinds=step.kinds or KINDS,
@@ -96,11 +100,11 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
     )
     recipe = _recipe(step, entry.name, model_digest, digest)
     folder = Home(Path(context.spec.home)).root / "tune" / recipe_key(_what_was_measured(recipe))[:16]
-    laboratory = Laboratory(source, text, text_path.name, folder, settings, reporter(context, 1, 1))
+    laboratory = Laboratory(source, text, text_path.name, folder, settings, report)
     if step.mix:
         point = laboratory.given(step.mix)
         output = output_path(context, step.output, step.name or variant_name(entry, _NAME_OF_MIX))
-        made = _made(step, context, laboratory, point, output, recipe, entry.id)
+        made = _made(step, context, laboratory, point, output, recipe, entry.id, report)
         laboratory.tidy()
         return Outcome(artefacts=tuple(made), figures=_chosen(point), rows=(_row(point, True),))
     laboratory.search.sensitivities()
@@ -123,7 +127,7 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
         kind = _NAME_OF_MIX if chosen.mix is not None else chosen.label
         output = output_path(context, step.output, step.name or variant_name(entry, kind))
         make = _made if chosen.mix is not None else _copied
-        artefacts += make(step, context, laboratory, chosen, output, recipe, entry.id)
+        artefacts += make(step, context, laboratory, chosen, output, recipe, entry.id, report)
     artefacts.append(_frontier_file(step, context, laboratory, points, runs, entry.name, model_digest, digest))
     laboratory.tidy()
     if wished and chosen is None:
@@ -134,6 +138,20 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
     exit_code = ExitCode.NEGATIVE if wished and chosen is None else ExitCode.OK
     rows = tuple(_row(point, point in frontier) for point in points)
     return Outcome(artefacts=tuple(artefacts), figures=figures, rows=rows, exit=int(exit_code))
+
+
+def _phases(context: JobContext) -> Report:
+    """Progress of a search: another stage whenever other work begins, or the same work anew for another size."""
+    stage, before = 0, ("", 0.0)
+
+    def report(label: str, done: float, total: float | None, unit: str) -> None:
+        nonlocal stage, before
+        if label != before[0] or done < before[1]:
+            stage += 1
+        before = (label, done)
+        context.progress(label, done, total, unit, stage=stage, stages=max(_STAGES, stage))
+
+    return report
 
 
 def _chosen(point: Point) -> dict[str, Figure]:
@@ -213,6 +231,7 @@ def _made(
     output: Path,
     recipe: dict[str, Figure],
     parent: str,
+    report: Report,
 ) -> list[Artefact]:
     """Write the file and, beside it, its types as llama-quantize reads them."""
     assert point.mix is not None
@@ -231,7 +250,7 @@ def _made(
     return [
         Artefact(
             name=name, path=str(output), format="gguf", bytes=output.stat().st_size,
-            sha256=file_sha256(output, reporter(context, 1, 1)), parent=parent, recipe=recipe,
+            sha256=file_sha256(output, report), parent=parent, recipe=recipe,
         ),
         Artefact(name=f"{name} types", path=str(types), format="text", bytes=types.stat().st_size, parent=parent),
     ]  # fmt: skip
@@ -245,6 +264,7 @@ def _copied(
     output: Path,
     recipe: dict[str, Figure],
     parent: str,
+    report: Report,
 ) -> list[Artefact]:
     """Where one of llama.cpp's own recipes answers best: its file, to the byte."""
     (source,) = laboratory.files(point)
@@ -255,7 +275,7 @@ def _copied(
     return [
         Artefact(
             name=step.name or output.stem, path=str(output), format="gguf", bytes=output.stat().st_size,
-            sha256=file_sha256(output, reporter(context, 1, 1)), parent=parent, recipe=recipe | {"type": point.label},
+            sha256=file_sha256(output, report), parent=parent, recipe=recipe | {"type": point.label},
         )
     ]  # fmt: skip
 

@@ -65,6 +65,7 @@ class Laboratory:
         self._settings = settings
         self._report = report
         self._label = label
+        self._timed = 0
         self._until = time.monotonic() + settings.seconds
         self.headers = read_sharded(source)
         self._files = [header.path for header in self.headers]
@@ -156,7 +157,7 @@ class Laboratory:
         def attempt(way: Way, prompt: int, generate: int) -> Timing:
             nonlocal done
             done += 1
-            self._report(f"running {point.label}: {way.kv_type}, {way.threads} threads, {way.batch}", done, None, "")
+            self._report(f"ways to run {point.label}", done, None, "trial")
             return run(Trial(files=tuple(files), way=way, prompt_tokens=prompt, generate_tokens=generate))
 
         runs = halve(point.label, candidates, attempt, in_time=lambda: time.monotonic() < self._until)
@@ -171,7 +172,8 @@ class Laboratory:
 
     def timed(self, point: Point, way: Way) -> Point:
         """The point with its speed and memory when run that way."""
-        self._report(f"speed of {point.label}", 0, None, "")
+        self._timed += 1
+        self._report("speed of every point", self._timed, None, "point")
         files = tuple(str(path) for path in self.files(point))
         return replace(point, **asdict(run(Trial(files=files, way=way, prompt_tokens=128, generate_tokens=32))))
 

@@ -77,12 +77,15 @@ class Search:
 
     def sensitivities(self) -> None:
         """Measure the anchors and compute the errors."""
+        now = time.monotonic()
+        left = max(0.0, self._until - now)
         measure(
             self._yardstick,
             self._variants,
             self._kinds,
             self.measured,
-            until=time.monotonic() + 0.6 * max(0.0, self._until - time.monotonic()),
+            until=now + 0.6 * left,
+            errors_until=now + 0.85 * left,
             save=self._save,
             progress=lambda done, total: self._progress("sensitivity of each tensor", done, total),
         )

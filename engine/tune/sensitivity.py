@@ -97,6 +97,7 @@ def measure(
     done: Measurements,
     *,
     until: float,
+    errors_until: float,
     save: Callable[[Measurements], None],
     progress: Progress,
 ) -> None:
@@ -104,6 +105,7 @@ def measure(
 
     Args:
         until: monotonic time after which no finer anchors are begun; the steep ones are always measured.
+        errors_until: after this only the anchors' types get errors, and mixes choose among those.
     """
     names = tensors_of(variants)
     done.groups = done.groups or groups(names, _affordable(yardstick, until))
@@ -121,9 +123,12 @@ def measure(
         done.anchors.append(Anchor(group, kind, max(0.0, reading.kld)))
         save(done)
     progress(len(plan), len(plan))
+    anchors = (*_STEEP, *_FINE, *_OLDER_FINE)
     for name in names:
         known = done.errors.setdefault(name, {})
-        for kind in dict.fromkeys((*kinds_for(variants, name, kinds), *_STEEP, *_FINE, *_OLDER_FINE)):
+        for kind in dict.fromkeys((*anchors, *kinds_for(variants, name, kinds))):
+            if kind not in anchors and time.monotonic() > errors_until:
+                break
             if kind not in known and kind in kinds_for(variants, name, [kind]):
                 try:
                     known[kind] = variants.error(name, kind)

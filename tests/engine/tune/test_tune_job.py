@@ -89,6 +89,27 @@ def test_a_recipe_that_answers_best_is_made_as_llama_cpp_makes_it(home: Path, sm
 
 
 @pytest.mark.native
+def test_without_time_the_least_is_measured_and_progress_never_goes_back(
+    home: Path, small: Path, step: TuneStep
+) -> None:
+    model = entry(small)
+    step = msgspec.structs.replace(step, max_size="q4_k_m", minutes=1e-6, kinds=(), feedback=False)
+    context = RecordingContext(step, home, model)
+    outcome = tune.run(step, context)
+    assert outcome.figures["mean_kld"]
+    document = json.loads(Path(outcome.artefacts[-1].path).read_text())
+    assert set(document["sensitivity"]["blk.0.ffn_up.weight"]) == {"Q4_K", "Q6_K", "Q8_0"}, "the anchors alone"
+    assert document["readings"] < 20
+    before: dict[int, float] = {}
+    for _, done, total, _, stage, stages in context.reports:
+        assert stage <= stages
+        assert stage >= max(before, default=0)
+        assert before.get(stage, 0) <= done
+        assert total is None or done <= total
+        before[stage] = done
+
+
+@pytest.mark.native
 def test_a_wish_that_nothing_answers_is_an_honest_no(home: Path, small: Path, step: TuneStep) -> None:
     model = entry(small)
     step = msgspec.structs.replace(step, max_kld=1e-9, feedback=False)
