@@ -61,6 +61,8 @@ PLACES: tuple[Place, ...] = (
     ),
     Place("tune", "", "Tune", "Tune", "tune:Tune", "the best mix of types for a size", "lathe tune", "v", "quantize"),
     Place("serve", "4", "Serve", "Serve", "serve:Serve", "the HTTP API, its keys and requests", "lathe serve"),
+    Place("rag", "5", "RAG", "RAG", "stores:Stores", "stores of documents, built and explored", "lathe rag list"),
+    Place("ask", "", "Ask", "Ask", "ask:AskStore", "cited answers from a store", "lathe rag ask", "c", "rag"),
     Place("chat", "0", "Playground", "Chat", "playground:Playground", "talk to one or two models", "lathe chat"),
     Place("evals", "6", "Evals", "Evals", "evals:Evals", "suites, runs, regressions, gates", "lathe eval list --runs"),
     Place(

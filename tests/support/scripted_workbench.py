@@ -401,7 +401,8 @@ class ScriptedWorkbench:
             self._find(step.model)
         number = max((int(id_.removeprefix("j-")) for id_ in self.queue), default=0) + 1
         kind = type(step).__name__.removesuffix("Step").lower()
-        target = " ".join(step.roots) if isinstance(step, ScanStep) else step.model
+        named = getattr(step, "model", None) or getattr(step, "store", "")
+        target = " ".join(step.roots) if isinstance(step, ScanStep) else named
         job = Job(id=f"j-{number}", step=step, title=f"{kind} {target}".strip(), created_at=self.now, run=run,
                   lane="io" if isinstance(step, ScanStep) else "cpu")  # fmt: skip
         self.queue[job.id] = job

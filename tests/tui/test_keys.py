@@ -14,6 +14,7 @@ from lathe.tui.keys import FORBIDDEN, flat
 from lathe.tui.places import PLACES
 from lathe.tui.screens import card, case, delete, dialogs, forms, load, palette, reading, template, welcome
 from lathe.tui.screens.base import FilterRow, PlaceScreen
+from lathe.tui.screens.passage import PassageDialog
 from lathe.tui.widgets.chrome import MAX_HINTS
 from lathe.tui.widgets.fields import ChoiceBox, Fields, PickBox
 from lathe.tui.widgets.grid import Grid
@@ -27,7 +28,7 @@ from textual.binding import Binding
 
 SOURCES: list[type] = [
     LatheApp, PlaceScreen, FilterRow, Grid, LogView, Prompt, Sheet, Transcript, *(place.kind() for place in PLACES),
-    ChoiceBox, PickBox, Fields,
+    ChoiceBox, PickBox, Fields, PassageDialog,
     dialogs.Confirm, dialogs.Write, dialogs.Dialog, forms.Form, reading.Choose, reading.Reading,
     palette.Palette, card.CardView, case.CaseView, load.LoadDialog, delete.DeleteDialog,
     template.TemplateView, welcome.Welcome,

@@ -130,11 +130,25 @@ class Fields(VerticalScroll, can_focus=False):
             super().__init__()
             self.key = key
 
-    def __init__(self, fields: Iterable[Field], *, picks: Iterable[str] = (), id: str | None = None) -> None:
-        """`picks`: keys of fields that are chosen from a list that changes."""
+    class Entered(Message):
+        """Enter in a text box that takes it."""
+
+        def __init__(self, key: str) -> None:
+            super().__init__()
+            self.key = key
+
+    def __init__(
+        self, fields: Iterable[Field], *, picks: Iterable[str] = (), takes: Iterable[str] = (), id: str | None = None
+    ) -> None:
+        """
+        Args:
+            picks: keys of fields that are chosen from a list that changes.
+            takes: keys of text boxes where enter means something; in others it goes on to the next field.
+        """
         super().__init__(id=id, classes="fields")
         self.fields = tuple(fields)
         self._picks = frozenset(picks)
+        self._takes = frozenset(takes)
 
     def compose(self) -> ComposeResult:
         """Labels and boxes."""
@@ -195,9 +209,13 @@ class Fields(VerticalScroll, can_focus=False):
 
     @on(Input.Submitted)
     def _box_entered(self, event: Input.Submitted) -> None:
-        """Enter goes on to the next field."""
+        """Enter is taken, or goes on to the next field."""
         event.stop()
-        self.screen.focus_next()
+        key = (event.input.id or "").removeprefix("f-")
+        if key in self._takes:
+            self.post_message(self.Entered(key))
+        else:
+            self.screen.focus_next()
 
 
 def number(low: float, high: float, *, whole: bool = False, optional: bool = False) -> Check:
