@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ PROMPT = "hello world"
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     pytest.importorskip("ctransformers", reason="needs the extra `legacy`")
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("ctransformers ships builds for x86-64 only")
     folder = tmp_path_factory.mktemp("legacy")
     old, modern = old_llama(folder)
     return {"llama": old, "modern": modern, "gpt2": old_gpt2(folder / "gpt2.bin")}
