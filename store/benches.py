@@ -27,7 +27,7 @@ class BenchRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Processor, cores, accelerators: what the figure holds for."""
     model: str
     model_key: str
-    """sha256, or the identity while it is not hashed."""
+    """What else tells it from others of that name: kind and size."""
     test: str
     """`pp512`, `tg128`, ..."""
     setting: str

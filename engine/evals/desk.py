@@ -83,8 +83,7 @@ class EvalDesk:
             entry = await resolve(job.step.model)
             await self.book.keep_bench(
                 records_of(
-                    job.outcome.rows, job.outcome.figures, job=job.id, at=time.time(), model=entry.name,
-                    model_key=entry.sha256 or entry.id,
+                    job.outcome.rows, job.outcome.figures, job=job.id, at=time.time(), model=entry.name
                 )
             )  # fmt: skip
 

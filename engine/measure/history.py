@@ -50,9 +50,12 @@ class BenchPoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def records_of(
-    rows: Iterable[dict[str, Figure]], figures: dict[str, Figure], *, job: str, at: float, model: str, model_key: str
+    rows: Iterable[dict[str, Figure]], figures: dict[str, Figure], *, job: str, at: float, model: str
 ) -> list[BenchRecord]:
-    """What a bench job leaves in the history."""
+    """What a bench job leaves in the history.
+
+    A model is known by its name, kind and size: a file that is made again every night has one history.
+    """
     found = []
     for flat in rows:
         row = BenchRow.from_flat(flat)
@@ -60,7 +63,8 @@ def records_of(
         body = {"row": flat, "figures": figures}
         found.append(
             BenchRecord(
-                at=at, job=job, machine=machine_of(row), model=model, model_key=model_key, test=row.test,
+                at=at, job=job, machine=machine_of(row), model=model, test=row.test,
+                model_key=f"{row.model_type}, {row.model_size} bytes",
                 setting=", ".join(parts), rate=row.avg_ts, deviation=row.stddev_ts, samples=len(row.samples_ns),
                 body=msgspec.json.encode(body).decode(),
             )
@@ -75,10 +79,10 @@ def machine_of(row: BenchRow) -> str:
 
 def points(records: Sequence[BenchRecord]) -> list[BenchPoint]:
     """Every figure with what it was compared with; newest first, as the records are."""
-    earlier: dict[tuple[str, str, str, str], list[BenchRecord]] = {}
+    earlier: dict[tuple[str, ...], list[BenchRecord]] = {}
     found = []
     for record in sorted(records, key=lambda record: record.number):
-        line = earlier.setdefault((record.machine, record.model_key, record.test, record.setting), [])
+        line = earlier.setdefault((record.machine, record.model, record.model_key, record.test, record.setting), [])
         found.append(_point(record, line[-EARLIER:]))
         line.append(record)
     return found[::-1]

@@ -46,7 +46,7 @@ def test_one_disturbed_run_does_not_move_the_median() -> None:
 
 
 def test_only_what_is_alike_is_compared() -> None:
-    for field in ("machine", "model_key", "setting", "test"):
+    for field in ("machine", "model", "model_key", "setting", "test"):
         records = [_record(1, 100), _record(2, 50, **{field: "other"})]  # type: ignore[arg-type]
         assert [point.trend for point in points(records[::-1])] == ["first", "first"], field
 
@@ -59,8 +59,8 @@ async def test_the_book_keeps_the_history(tmp_path: Path) -> None:
     )  # fmt: skip
     book = EvalBook(tmp_path / "e.db")
     for at in (1.0, 2.0):
-        await book.keep_bench(records_of([row.flat()], {"load_s": at}, job="j", at=at, model="m", model_key="k"))
-    await book.keep_bench(records_of([row.flat()], {}, job="j", at=3.0, model="other", model_key="o"))
+        await book.keep_bench(records_of([row.flat()], {"load_s": at}, job="j", at=at, model="m"))
+    await book.keep_bench(records_of([row.flat()], {}, job="j", at=3.0, model="other"))
     found = await book.benches("m", 10)
     assert [(point.at, point.trend, point.figures) for point in found] == [
         (2.0, "steady", {"load_s": 2.0}), (1.0, "first", {"load_s": 1.0}),
