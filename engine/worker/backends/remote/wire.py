@@ -288,7 +288,11 @@ def refusal(status: int, body: bytes | str, server: str) -> LatheError:
     if status in (401, 403):
         return PolicyError(text, hint="check the key of this alias (`lathe models alias`)", code="E_REMOTE_KEY")
     if status == 404:
-        return MissingError(text, hint="check the alias: its URL and the name of the model", code="E_REMOTE_MISSING")
+        return MissingError(
+            text,
+            hint="check the alias: its URL, which mostly ends in /v1, and the name of the model",
+            code="E_REMOTE_MISSING",
+        )
     if status == 429:
         return BusyError(text, hint="try again later", code="E_REMOTE_BUSY")
     if status in (408, 502, 503, 504):
