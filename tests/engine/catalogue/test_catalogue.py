@@ -13,7 +13,16 @@ from lathe.engine.catalogue.scan import identify, scan
 from lathe.engine.catalogue.walk import Place
 from lathe.engine.errors import DataError, MissingError, PolicyError, UsageError
 from lathe.engine.jobs.values import Artefact, Outcome
-from lathe.engine.steps import BenchStep, ConvertStep, PerplexityStep, QuantizeStep, ScanStep, VerifyStep
+from lathe.engine.steps import (
+    BenchStep,
+    ConvertStep,
+    KldStep,
+    PerplexityStep,
+    QuantizeStep,
+    ScanStep,
+    TuneStep,
+    VerifyStep,
+)
 from lathe.store.database import Database
 from lathe.store.models import ModelEntry, Models
 from msgspec.structs import replace
@@ -218,8 +227,21 @@ def test_figures_are_merged_into_the_model_that_was_measured(catalogue: Catalogu
     catalogue.register(PerplexityStep(model="a"), Outcome(figures=figures))
     (entry,) = catalogue.register(BenchStep(model=str(path)), Outcome(figures={"tokens_per_s": 30.0}))
     assert entry.measured == {"perplexity": 7.5, "chunks": 4, "tokens_per_s": 30.0}
+    compared = {"mean_kld": 0.01, "same_top_p": 0.97, "perplexity": 9.0, "tokens": 4096}
+    (entry,) = catalogue.register(KldStep(model="a", base="b"), Outcome(figures=compared))
+    assert entry.measured == {
+        "perplexity": 7.5, "chunks": 4, "tokens_per_s": 30.0, "mean_kld": 0.01, "same_top_p": 0.97
+    }, "on another text perplexity means something else"  # fmt: skip
     catalogue.remove("a")
     assert catalogue.register(BenchStep(model="a"), Outcome(figures={"tokens_per_s": 30.0})) == []
+
+
+def test_what_a_search_made_knows_how_close_it_is(catalogue: Catalogue, tmp_path: Path) -> None:
+    path = gguf(tmp_path / "models" / "a-MIX.gguf")
+    made = Artefact(name="a-MIX", path=str(path), format="gguf", bytes=path.stat().st_size)
+    figures = {"mean_kld": 0.02, "bytes": 7, "chosen": "mix"}
+    (entry,) = catalogue.register(TuneStep(model="a", text="t"), Outcome(artefacts=(made,), figures=figures))
+    assert entry.measured == {"mean_kld": 0.02}
 
 
 def test_a_verified_model_gets_hash_and_date(catalogue: Catalogue, tmp_path: Path) -> None:
