@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from lathe.engine.errors import LatheError
@@ -118,8 +118,9 @@ class Quantize(PlaceScreen):
         panel.show(job)
         self._take_imatrix(board.jobs)
         self.query_one("#plan", Panel).footnote(self.query_one(Fields).explain(self.focused) or self.parts_line())
-        if board.attached and board.lost is None:
-            self._estimate()
+        unknown = [entry for entry in view.family(self.source, board.models) if entry.id not in board.fits]
+        if unknown and board.attached and board.lost is None:
+            self._estimate(unknown)
 
     def _show_variants(self) -> None:
         grid, source = self.query_one(Grid), self.source
@@ -152,14 +153,13 @@ class Quantize(PlaceScreen):
         return scatter(dots, width, height, self.lathe.glyphs, show_x=formats.size, show_y=show_y)
 
     @work(exclusive=True, group="fits", exit_on_error=False)
-    async def _estimate(self) -> None:
+    async def _estimate(self, entries: Sequence[ModelEntry]) -> None:
         """What each variant needs, one after the other."""
-        for entry in view.family(self.source, self.board.models):
-            if entry.id not in self.board.fits:
-                try:
-                    self.board.fits[entry.id] = await self.lathe.link.bench.estimate(entry.id, LoadOptions())
-                except LatheError as error:
-                    self.board.fits[entry.id] = unknown_fit(str(error))
+        for entry in entries:
+            try:
+                self.board.fits[entry.id] = await self.lathe.link.bench.estimate(entry.id, LoadOptions())
+            except LatheError as error:
+                self.board.fits[entry.id] = unknown_fit(str(error))
 
     # -- the plan ---------------------------------------------------------------------------------------------------
     @property
