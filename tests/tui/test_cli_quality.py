@@ -13,7 +13,16 @@ from click.testing import CliRunner, Result
 from lathe.engine import connect
 from lathe.engine.errors import DoesNotFit, ExitCode
 from lathe.engine.jobs.values import Artefact, Job, Outcome
-from lathe.engine.steps import ImatrixMergeStep, ImatrixStep, KldStep, TuneStep
+from lathe.engine.steps import (
+    ConvertStep,
+    ImatrixMergeStep,
+    ImatrixStep,
+    KldStep,
+    OnnxQuantizeStep,
+    QuantizeStep,
+    ToolchainStep,
+    TuneStep,
+)
 from lathe.quantize.imatrix import Entry, Imatrix, write_imatrix
 from lathe.tui.cli.root import cli
 from lathe.tui.cli.tune import heat_map
@@ -65,10 +74,26 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
             ImatrixStep(model="m", text="/t", context=256, merge=("/a", "/b")),
         ),
         (("imatrix", "merge", "/a", "/b", "-o", "/c"), ImatrixMergeStep(matrices=("/a", "/b"), output="/c")),
+        (
+            ("quantize", "m", "-t", "INT8-static", "--text", "/t", "--op", "Gemm", "--exclude", "head", "--per-tensor"),
+            OnnxQuantizeStep(
+                model="m", mode="int8-static", text="/t", operators=("Gemm",), exclude=("head",), per_channel=False
+            ),
+        ),
+        (("quantize", "m", "-t", "int4", "--block-size", "64", "--asymmetric"),
+         OnnxQuantizeStep(model="m", mode="int4", block_size=64, symmetric=False)),
+        (("quantize", "m", "--prune-layer", "3", "--keep-split", "--keep-output", "--imatrix-only", "ffn"),
+         QuantizeStep(model="m", prune_layers=(3,), keep_split=True, keep_output=True, imatrix_only=("ffn",))),
+        (("convert", "m", "--to", "onnx", "--opset", "17", "--no-parity"),
+         ConvertStep(model="m", to="onnx", opset=17, parity=False)),
+        (("convert", "m", "--base", "b", "--split-max-bytes", "1000"),
+         ConvertStep(model="m", base="b", split_max_bytes=1000)),
+        (("toolchain", "install", "--from", "/a.tar.gz", "--version", "1.2"),
+         ToolchainStep(source="/a.tar.gz", version="1.2")),
         (("kld", "m", "--base", "b", "--chunks", "4"), KldStep(model="m", base="b", chunks=4)),
         (("kld", "m", "--base-file", "/f"), KldStep(model="m", base_file="/f")),
         (
-            ("tune", "m", "--text", "/t", "--max-size", "4GB", "--min-tps", "20", "--max-kld", "1", "--kind", "q4_k"),
+            ("tune", "m", "--text", "/t", "--max-size", "4G", "--min-tps", "20", "--max-kld", "0.02", "--kind", "q4_k"),
             TuneStep(model="m", text="/t", max_size="4G", min_tokens_per_s=20, max_kld=0.02, kinds=("Q4_K",)),
         ),
         (
@@ -158,6 +183,29 @@ def test_a_frontier_is_a_table_a_map_and_the_files(terminal: Terminal, tmp_path:
     broken = terminal.run("tune", "m", "--text", "/t")
     assert broken.exit_code == ExitCode.DATA
     assert "no frontier" in broken.stderr
+
+
+def test_types_come_from_a_file_as_tune_writes_it(terminal: Terminal, tmp_path: Path) -> None:
+    types = tmp_path / "mix.types.txt"
+    types.write_text("^blk\\.0\\.attn_q\\.weight$=q5_k\n^token_embd\\.weight$=q6_k\n")
+    terminal.run("quantize", "m", "-t", "Q8_0", "--tensor-types-file", str(types))
+    assert terminal.steps[0].tensor_types == {
+        r"^blk\.0\.attn_q\.weight$": "q5_k", r"^token_embd\.weight$": "q6_k"
+    }  # fmt: skip
+
+
+def test_toolchains_are_listed_packed_and_removed_without_an_engine(tmp_path: Path) -> None:
+    home = ["--home", str(tmp_path)]
+    assert json.loads(CliRunner().invoke(cli, [*home, "toolchain", "list", "--json"]).stdout) == []
+    missing = CliRunner().invoke(
+        cli, [*home, "toolchain", "pack", "-o", str(tmp_path / "x.tar.gz"), "--version", "1.2"]
+    )
+    assert missing.exit_code == ExitCode.NO_INPUT
+    assert "not installed" in missing.stderr
+    assert CliRunner().invoke(cli, [*home, "toolchain", "remove", "1.2"]).exit_code == ExitCode.USAGE, "it asks"
+    removed = CliRunner().invoke(cli, [*home, "toolchain", "remove", "../..", "--yes"])
+    assert removed.exit_code == ExitCode.USAGE
+    assert "is no version" in removed.stderr
 
 
 def test_the_map_is_darker_where_it_is_dearer() -> None:
