@@ -86,7 +86,8 @@ def show(shell: Shell, model: str, as_json: bool) -> None:
     entry, card = details.entry, details.card
     facts: list[tuple[str, object]] = [
         ("name", entry.name), ("path", entry.path), ("format", entry.format), ("size", long_size(entry.bytes)),
-        ("sha256", entry.sha256 or "not hashed yet"), ("origin", entry.origin), ("architecture", card.architecture),
+        ("sha256", entry.sha256 or (None if entry.format == "remote" else "not hashed yet")),
+        ("origin", entry.origin), ("architecture", card.architecture),
         ("parameters", f"{card.parameters:,}" if card.parameters else None), ("type", card.file_type),
         ("bits per weight", f"{card.bits_per_weight:.2f}" if card.bits_per_weight else None),
         ("context", card.context_length), ("layers", card.layers),

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 from lathe.engine.errors import InternalError, MissingError, UsageError
 from lathe.engine.generation import Sampling
 from lathe.engine.native.llama import physical_cores
@@ -154,8 +155,6 @@ def _info(
 
 def _timed(parts: Parts, session: Session, card: ModelCard, threads: int, seconds: float) -> Parts:
     """The parts with what was measured while they were made."""
-    import msgspec
-
     layers = card.layers or 0
     info = msgspec.structs.replace(
         parts.info, threads=threads, load_s=seconds, system=session.system, weights_bytes=card.bytes or None,
