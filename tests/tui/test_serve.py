@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
 import msgspec
 import pytest
 from lathe.engine.events import LogLine
@@ -11,11 +15,21 @@ from lathe.tui import glyphs
 from lathe.tui.screens import serve_forms
 from lathe.tui.views import serve as view
 from lathe.tui.widgets.grid import Grid
-from support.screens import running, screen_text, tick, until
+from support.screens import compare, running, screen_lines, screen_text, tick, until
 from support.scripted_workbench import ScriptedWorkbench
 
 REPLACE = msgspec.structs.replace
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "tui"
 SIZES = [(80, 24), (120, 40), (160, 50)]
+
+
+@pytest.fixture(autouse=True)
+def _in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 def text_of(lines: list[list[tuple[str, str]]]) -> str:
@@ -101,6 +115,21 @@ async def test_models_requests_keys_and_log_are_to_be_seen(size: tuple[int, int]
             await until(pilot, lambda: "r-91" in screen_text(app))
         else:
             assert "generation" in seen or "out " in seen
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+async def test_the_place_looks_as_it_did(size: tuple[int, int]) -> None:
+    """Below the navigation, whose places are others' affair; LATHE_GOLDEN=write renews the files."""
+    keys = (KeyUse(name="ops", requests=12_345, tokens=56_000, active=2, last_at=1_795_183_300.0),)
+    bench = served(ScriptedWorkbench(), keys=keys, requests_total=1300, requests_active=3, rejected_total=2)
+    async with running(bench, mode="serve", size=size, theme="lathe-dark", glyphs="unicode") as (app, pilot, bench):
+        for number in range(6):
+            line = f"{'abcdef'[number] * 32} 127.0.0.1 key=ops POST /v1/chat/completions 200 812.1ms in=84B out=5121B"
+            bench.emit(LogLine(ts=bench.now, level="info", source="http", text=line))
+        await tick(app, pilot, bench)
+        await until(pilot, lambda: "ops" in screen_text(app) or size[1] < 30)
+        shown = "\n".join(screen_lines(app)[2:]) + "\n"
+        compare(GOLDEN / f"serve-{size[0]}x{size[1]}.txt", shown)
 
 
 async def test_pages_belong_to_short_terminals() -> None:

@@ -19,13 +19,18 @@ REQUESTS = (
     Column("id", most=11, sort="id"),
     Column("model", least=10, most=34, flex=True, sort="model"),
     Column("state", least=7, most=10, sort="state"),
-    Column("client", rank=1, least=16, most=44, flex=True, sort="client"),
+    Column("client", rank=1, least=6, most=26, sort="client"),
     Column("in", ">", least=4, sort="in"),
     Column("out", ">", least=4, sort="out"),
     Column("first", ">", rank=2, least=6),
     Column("tok/s", ">", least=5, sort="speed"),
     Column("age", ">", least=5, sort="age"),
 )
+SERVED = tuple(
+    Column("client", rank=1, least=16, most=44, flex=True, sort="client") if column.title == "client" else column
+    for column in REQUESTS
+)
+"""Where the client is what one looks for: `http KEY@ADDRESS` is longer than `playground A`."""
 _STAGE_INKS = {
     "decode": "good",
     "prefill": "accent",
@@ -92,11 +97,11 @@ def request_facts(row: RequestRow) -> list[tuple[str, str]]:
 
 JOBS = (
     Column("id", most=8, sort="created"),
-    Column("kind", rank=2, least=8, most=10, sort="kind"),
+    Column("kind", rank=1, least=8, most=10, sort="kind"),
     Column("title", least=26, most=60, flex=True, sort="title"),
     Column("state", least=9, most=12, sort="state"),
     Column("stage", rank=4, least=9, most=18),
-    Column("progress", rank=1, least=14, most=20),
+    Column("progress", rank=2, least=14, most=20),
     Column("%", ">", least=4),
     Column("rate", ">", rank=5, least=10, most=14),
     Column("elapsed", ">", rank=3, least=7),

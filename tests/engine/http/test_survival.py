@@ -18,6 +18,8 @@ from support.served_model import ServedModel, served_model
 
 pytestmark = pytest.mark.native
 COUNT = int(os.environ.get("LATHE_SURVIVAL", "2000"))
+REPORT = os.environ.get("LATHE_SURVIVAL_REPORT")
+"""Read now: the workspace of each test begins without Lathe's variables."""
 AT_ONCE = 8
 CUTS = {"deadline_s"}
 """Parameters by which a client asks for a 504."""
@@ -74,10 +76,9 @@ def _naughty_strings() -> list[str]:
 
 def _report(seen: Counter[tuple[str, int]]) -> None:
     """Write the counts where `LATHE_SURVIVAL_REPORT` says."""
-    place = os.environ.get("LATHE_SURVIVAL_REPORT")
-    if place:
+    if REPORT:
         rows = {f"{kind} {status}": count for (kind, status), count in sorted(seen.items())}
-        Path(place).write_text(json.dumps(rows, indent=1), "utf-8")
+        Path(REPORT).write_text(json.dumps(rows, indent=1), "utf-8")
 
 
 @pytest.mark.timeout(3600)
