@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=-1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", choices=("perplexity", "divergence", "importances"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         models = arguments.models or _variants(Path(name))
@@ -52,10 +53,11 @@ def main() -> None:
                 arguments.chunks,
                 *repack_flags(),
             ]
-            _perplexities(models, arguments, common)
-            if len(models) > 1:
+            if arguments.only in (None, "perplexity"):
+                _perplexities(models, arguments, common)
+            if arguments.only in (None, "divergence") and len(models) > 1:
                 _divergences(models, arguments, common, Path(name) / "base")
-        if matrix_tool:
+        if matrix_tool and arguments.only in (None, "importances"):
             _importances(models[0], arguments, matrix_tool, Path(name) / "imatrix.gguf")
 
 
