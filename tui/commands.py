@@ -68,7 +68,9 @@ def _of_place(place: Place, *, here: bool) -> Iterable[Command]:
 
 
 _MOVES = frozenset(
-    f"{kind}.{name}" for kind in ("grid", "log") for name in ("down", "up", "first", "last", "page_down", "page_up")
+    f"{kind}.{name}"
+    for kind in ("grid", "log", "sheet")
+    for name in ("down", "up", "first", "last", "page_down", "page_up")
 ) | {"grid.open"}
 """Moving a cursor is no command."""
 

@@ -134,5 +134,6 @@ async def test_at_80_columns_everything_important_is_there() -> None:
         await until(pilot, lambda: "j-118" in screen_text(app))
         lines = screen_lines(app)
         row = next(line for line in lines if "j-118" in line)
+        assert "quantize" in row
         assert "running" in row
         assert "%" in row

@@ -68,7 +68,7 @@ def test_function_keys_and_control_o_have_a_second_way() -> None:
 
 async def test_every_action_is_in_the_palette() -> None:
     async with running() as (app, pilot, _):
-        moves = re.compile(r"(grid|log)\.(down|up|first|last|page_down|page_up|open)")
+        moves = re.compile(r"(grid|log|sheet)\.(down|up|first|last|page_down|page_up|open)")
         for place in PLACES:
             await app.action_go(place.mode)
             await pilot.pause()

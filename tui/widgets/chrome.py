@@ -98,7 +98,8 @@ class NavRow(Canvas):
             pad = ""
         if sum(len(label) + 1 for _, label in shown) > width:
             shown = [(place, label if place is current else label.split()[0]) for place, label in shown]
-        line: Line = []
+        room = width - sum(len(label) + 1 for _, label in shown)
+        line: Line = [(" ", "dim")] if not pad and room > 0 else []
         self._spots: list[tuple[int, int, Place]] = []
         for place, label in shown:
             here_ = place is current
