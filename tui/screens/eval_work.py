@@ -45,7 +45,7 @@ def ask_run(app: LatheApp, suite: str = "", model: str = "") -> None:
 def _suite_chosen(app: LatheApp, suites: Sequence[SuiteInfo], name: str, model: str) -> None:
     if name == FILE:
         app.push_screen(
-            Ask("Run a suite", "Suite file", check=_file_check, hint="YAML; `lathe help` names its fields"),
+            Ask("Run a suite", "Suite file", check=_file_check, hint="YAML; `lathe eval schema` names its fields"),
             lambda path: _ask_model(app, str(Path(path).expanduser().absolute()), "", model) if path else None,
         )
         return
