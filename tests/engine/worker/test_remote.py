@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import shutil
+import ssl
 import struct
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from lathe.engine.catalogue.remotes import check_policy, checked, remote_path, secret_of
 from lathe.engine.errors import (
@@ -70,11 +74,12 @@ class Told:
 
 
 @asynccontextmanager
-async def told(*answers: Handler) -> AsyncIterator[Told]:
+async def told(*answers: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[Told]:
     server = Told()
     server.answers += answers
-    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
-    server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1"
+    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
+    scheme, host = ("https", "localhost") if tls else ("http", "127.0.0.1")
+    server.url = f"{scheme}://{host}:{listener.sockets[0].getsockname()[1]}/v1"
     try:
         yield server
     finally:
@@ -300,7 +305,7 @@ async def test_deadlines_and_silence_end_requests(tmp_path: Path) -> None:
         await asyncio.sleep(0.5)
 
     async with told(silent) as server:
-        quick = Connection(server.url, None, silence_s=0.1)
+        quick = Connection(server.url, None, "far", silence_s=0.1)
         with pytest.raises(TimeoutExpired):
             await quick.get("models")
         await quick.close()
@@ -314,7 +319,7 @@ async def test_a_server_that_is_not_there_or_lacks_the_model_fails_the_load(
             await opened.load("far")
         assert "other" in caught.value.hint
     monkeypatch.setattr(connection, "_WAITS_S", (0.0,))
-    gone = Connection(server.url, "secret")
+    gone = Connection(server.url, "secret", "far")
     with pytest.raises(UnavailableError, match="cannot be reached"):
         await gone.get("models")
     await gone.close()
@@ -332,6 +337,37 @@ def test_junk_is_refused_or_nothing(junk: bytes) -> None:
         assert all(not piece.text for piece in wire.pieces(event))
     except AttributeError:
         pytest.fail("an answer's shape was trusted")
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    cert, private = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", private, "-out", cert],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return cert, private
+
+
+async def test_certificates_are_checked(
+    certificate: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cert, private = certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, private)
+    async with told(LIST, streams(chunk("safe")), tls=context) as server:
+        async with aliased(tmp_path / "stranger", server) as opened:
+            with pytest.raises(UnavailableError) as caught:
+                await text_of(opened, prompt="x")
+            assert caught.value.code == "E_REMOTE_TLS"
+            assert not server.asked, "nothing is said to a server that nobody vouches for"
+        monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+        async with aliased(tmp_path / "known", server) as opened:
+            assert await text_of(opened, prompt="x") == "safe"
 
 
 # -- keys ------------------------------------------------------------------------------------------------------------
@@ -400,6 +436,26 @@ def test_offline_means_this_machine() -> None:
             check_policy(entry(url), offline=True)
         assert "general.offline" in caught.value.hint
     check_policy(entry("scripted:echo"), offline=True)
+
+
+# -- through Lathe's own server --------------------------------------------------------------------------------------
+async def test_clients_of_lathe_reach_the_remote_model(tmp_path: Path) -> None:
+    events = (chunk("Hel"), chunk("lo"), chunk(finish_reason="stop"), USAGE)
+    denied = says({"error": {"message": "no such key"}}, 401)
+    async with told(LIST, streams(*events), denied) as server, aliased(tmp_path, server) as opened:
+        await opened.set_alias(ModelAlias(name="big", target="far"))
+        state = await opened.start_server(ServerOptions(port=0, require_token=False))
+        async with httpx2.AsyncClient(base_url=state.url or "", trust_env=False, timeout=20) as client:
+            listed = {one["id"] for one in (await client.get("/v1/models")).json()["data"]}
+            assert {"far", "big"} <= listed
+            body = {"model": "big", "messages": [{"role": "user", "content": "Hi"}]}
+            answer = (await client.post("/v1/chat/completions", json=body)).json()
+            assert answer["choices"][0]["message"]["content"] == "Hello"
+            assert answer["usage"]["total_tokens"] == 7
+            refused = await client.post("/v1/chat/completions", json=body)
+            assert refused.status_code == 403
+            assert "no such key" in refused.json()["error"]["message"]
+            assert server.url.removesuffix("/v1").rpartition("/")[2] not in refused.text, "where it is stays here"
 
 
 # -- Lathe behind Lathe ----------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ class RemoteBackend:
         if options.adapters or options.draft:
             raise UsageError("adapters and draft models of a remote model are its server's business")
         url, self._model = urldefrag(path)
-        context = self._wait(self._open(url))
+        context = self._wait(self._open(url, name))
         progress(1.0)
         return WorkerInfo(
             backend="remote",
@@ -95,17 +95,17 @@ class RemoteBackend:
             vocabulary=0,
             load_s=time.monotonic() - begun,
             capabilities=("generate", "chat", "score", "embed", "rank"),
-            system=f"{self._model} at {self._connection.server.removeprefix('remote server ')}",
+            system=f"{self._model} at {url}",
         )
 
-    async def _open(self, url: str) -> int | None:
+    async def _open(self, url: str, name: str) -> int | None:
         """Look at the server; returns the context of the model where it is told.
 
         Raises:
             LatheError: it is not there, refuses the key, or does not have the model.
         """
         self._places = asyncio.Semaphore(_AT_ONCE)
-        self._connection = Connection(url, self._secret)
+        self._connection = Connection(url, self._secret, name)
         try:
             known = wire.models(await self._connection.get("models"))
         except MissingError:

@@ -33,15 +33,22 @@ MAX_ANSWER = 256 * 2**20
 class Connection:
     """One server."""
 
-    def __init__(self, url: str, key: str | None, *, silence_s: float = SILENCE_S) -> None:
+    def __init__(self, url: str, key: str | None, name: str, *, silence_s: float = SILENCE_S) -> None:
+        """Connect when first asked.
+
+        Args:
+            name: of the model, by which messages name its server: clients of Lathe need not learn where that is.
+        """
         self.url = url.rstrip("/")
+        self.server = f"the server of {name}"
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=32)
         timeout = httpx2.Timeout(silence_s, connect=CONNECT_S)
         logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line per request is the server's business
-        self._client = httpx2.AsyncClient(headers=headers, timeout=timeout, limits=limits, trust_env=False)
-        self.server = f"remote server {httpx2.URL(url).netloc.decode('ascii', 'replace').rpartition('@')[2]}"
-        """How messages name it."""
+        trusted = ssl.create_default_context()  # the system's authorities, or those of SSL_CERT_FILE
+        self._client = httpx2.AsyncClient(
+            headers=headers, timeout=timeout, limits=limits, verify=trusted, trust_env=False
+        )
 
     async def close(self) -> None:
         """Close every connection."""
