@@ -106,7 +106,7 @@ def main() -> None:
             name = httpx2.get(f"{url}/v1/models").json()["data"][0]["id"]
             arguments = (
                 f"model={name},base_url={url}/v1/completions,tokenizer_backend=remote,"
-                f"num_concurrent={given.concurrent},max_retries=1,batch_size=1"
+                f"num_concurrent={given.concurrent},max_retries=1"
             )
             out = folder / "out"
             began = time.perf_counter()
