@@ -68,3 +68,10 @@ async def answer(pool: ModelPool, entry: ModelEntry, prompt: str = "hello world"
         async for delta in client.generate(ask(entry.name, prompt)):
             deltas.append(delta)  # noqa: PERF401 - an async comprehension would hide which delta a failure came after
     return "".join(delta.text for delta in deltas)
+
+
+def strike(pool: ModelPool, name: str, number: int) -> None:
+    """Send a signal to a worker's process, unless it is reaped already: by then its id may be a stranger's."""
+    client = pool._workers[name]._client
+    if client is not None:
+        client._child._popen.send_signal(number)

@@ -14,7 +14,7 @@ from lathe.engine.generation import GenerationRequest, Sampling
 from lathe.engine.worker.messages import LoadOptions
 from lathe.store.models import ModelEntry
 from support.waiting import until
-from support.workers import pool_of
+from support.workers import pool_of, strike
 
 KILLS = max(2, int(os.environ.get("LATHE_KILLS", "0")) // 25)
 """Forty where the scripted backend gets a thousand: a model takes a second to start."""
@@ -55,8 +55,7 @@ async def test_F20_kills_of_a_model_at_work(tmp_path: Path, embedded_gguf: Path)
             await until(lambda done=done: pool.states()[0].pid is not None and len(outcomes) > done, 120)
             await asyncio.sleep(rng.uniform(0.01, 0.2))
             pool._crashes[entry.id].clear()  # the breaker has its own tests
-            if (pid := pool.states()[0].pid) is not None:
-                os.kill(pid, rng.choice([signal.SIGKILL, signal.SIGSEGV]))
+            strike(pool, "own", rng.choice([signal.SIGKILL, signal.SIGSEGV]))
         over.set()
         await asyncio.gather(*users)
         assert "torn" not in outcomes and "answered" in outcomes

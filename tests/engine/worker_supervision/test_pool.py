@@ -15,7 +15,7 @@ from lathe.engine.generation import Delta, EmbedRequest, Message, ScoreRequest
 from lathe.engine.worker import client as client_module
 from lathe.engine.worker.messages import LoadOptions
 from support.waiting import until
-from support.workers import GIB, Machine, answer, ask, pool_of, scripted
+from support.workers import GIB, Machine, answer, ask, pool_of, scripted, strike
 
 
 def phases(seen: list, name: str) -> list[str]:
@@ -344,8 +344,7 @@ async def test_F20_random_kills_under_load(tmp_path: Path) -> None:
             await until(lambda: pool.states()[0].pid is not None)
             await asyncio.sleep(rng.uniform(0.01, 0.1))
             pool._crashes[toy.id].clear()  # the breaker has its own tests
-            if (pid := pool.states()[0].pid) is not None:
-                os.kill(pid, rng.choice([signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT]))
+            strike(pool, "toy", rng.choice([signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT]))
         over.set()
         await asyncio.gather(*users)
         assert "torn" not in outcomes and "answered" in outcomes
