@@ -29,7 +29,10 @@ class Scorer:
 
         path = graph_of(folder)
         self._threads = threads
-        self.decoder = Decoder(open_session(path, threads))
+        session = open_session(path, threads)
+        if "logits" not in session.outputs:
+            raise DataError(f"{path.parent.name} is no text generator: its next-token probabilities mean nothing")
+        self.decoder = Decoder(session)
         self.vocabulary = JsonVocabulary(path.parent, self.decoder.vocabulary, 1 << 31)
 
     def cut(self, text: bytes, n_ctx: int, limit: int = -1) -> Chunks:

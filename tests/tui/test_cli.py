@@ -28,9 +28,10 @@ class Terminal:
     def run(self, *arguments: str, stdin: str | None = None) -> Result:
         return CliRunner().invoke(cli, arguments, input=stdin, catch_exceptions=True)
 
-    def engine_model(self) -> str:
-        """A model that the scripted engine knows."""
-        return json.loads(self.run("models", "list", "--json").stdout)[0]["name"]
+    def engine_model(self, kind: str = "") -> str:
+        """A model that the scripted engine knows; the first of a format where one is given."""
+        listed = json.loads(self.run("models", "list", "--json").stdout)
+        return next(entry["name"] for entry in listed if not kind or entry["format"] == kind)
 
     def api_keys(self) -> list[dict[str, Any]]:
         return json.loads(self.run("keys", "list", "--json").stdout)
@@ -119,7 +120,7 @@ def test_a_bug_is_reported_without_a_traceback(terminal: Terminal) -> None:
 def test_verbs_submit_the_steps_that_screens_submit(
     terminal: Terminal, arguments: tuple[str, ...], step: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = terminal.engine_model()
+    name = terminal.engine_model("gguf")
     submitted: list[Any] = []
 
     async def submit(step: Any, run: str | None = None) -> Any:
