@@ -52,10 +52,11 @@ class ExitCode(IntEnum):
 
 
 SEVERITY = (
-    ExitCode.INTERNAL, ExitCode.DATA, ExitCode.NO_INPUT, ExitCode.UNAVAILABLE, ExitCode.CANNOT_CREATE,
-    ExitCode.TEMPORARY, ExitCode.POLICY, ExitCode.TIMEOUT, ExitCode.NEGATIVE, ExitCode.OK,
+    ExitCode.INTERRUPTED, ExitCode.TERMINATED, ExitCode.INTERNAL, ExitCode.DATA, ExitCode.NO_INPUT,
+    ExitCode.UNAVAILABLE, ExitCode.CANNOT_CREATE, ExitCode.TEMPORARY, ExitCode.POLICY, ExitCode.CONFIG, ExitCode.USAGE,
+    ExitCode.TIMEOUT, ExitCode.NEGATIVE, ExitCode.NOTHING_TO_DO, ExitCode.OK,
 )  # fmt: skip
-"""Most severe first: a plan of several steps exits with the first of these that any step returned."""
+"""All of them, most severe first: a plan of several steps exits with the first of these that any step returned."""
 
 
 class Failure(msgspec.Struct, frozen=True):

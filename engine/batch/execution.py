@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -183,13 +183,9 @@ def _summary(plan: Plan, run: str, results: dict[str, StepResult], seconds: floa
     return result
 
 
-def worst(codes: Any) -> ExitCode:
+def worst(codes: Iterable[int]) -> ExitCode:
     """The most severe of several exit codes; interruption outranks all, for it says that the rest did not run."""
-    present = {ExitCode(code) for code in codes}
-    if ExitCode.INTERRUPTED in present:
-        return ExitCode.INTERRUPTED
-    ranked = [code for code in SEVERITY if code in present]
-    return ranked[0] if ranked else max(present, default=ExitCode.OK)
+    return min((ExitCode(code) for code in codes), key=SEVERITY.index, default=ExitCode.OK)
 
 
 class _Progress:

@@ -7,6 +7,7 @@ import errno
 import msgspec
 import pytest
 from lathe.engine import errors
+from lathe.engine.batch.execution import worst
 from lathe.engine.errors import ExitCode, Failure, describe, revive
 from lathe.quantize import errors as quantize_errors
 from lathe.store import errors as store_errors
@@ -55,3 +56,11 @@ def test_names_that_are_no_text_can_still_be_sent() -> None:
 
 def test_an_unknown_exit_code_of_another_release_is_an_internal_error() -> None:
     assert isinstance(revive(Failure("E_NEW", "x", "", 99)), errors.InternalError)
+
+
+def test_every_exit_code_has_its_rank_and_a_failure_is_never_success() -> None:
+    assert sorted(errors.SEVERITY) == sorted(ExitCode)
+    for code in ExitCode:
+        assert worst([ExitCode.OK, code, ExitCode.OK]) is code
+    assert worst([ExitCode.NEGATIVE, ExitCode.USAGE, ExitCode.OK]) is ExitCode.USAGE
+    assert worst([ExitCode.INTERNAL, ExitCode.INTERRUPTED]) is ExitCode.INTERRUPTED
