@@ -309,13 +309,22 @@ async def test_a_file_that_cannot_be_written_is_an_error_in_words(tmp_path: Path
 
 CHANGING = {
     "load", "unload", "submit", "rename", "remove", "cancel", "resume", "clear_finished", "start_server", "stop_server",
-    "make_key", "revoke_key", "set_setting", "cancel_request",
+    "make_key", "revoke_key", "set_setting", "cancel_request", "set_baseline", "remove_eval_run", "review",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("mode", "keys"),
-    [("models", "lubpveD"), ("jobs", "xXRrC"), ("serve", "sSnDxu"), ("settings", "eu"), ("dashboard", "x")],
+    [
+        ("models", "lubpveD"),
+        ("jobs", "xXRrC"),
+        ("serve", "sSnDxu"),
+        ("settings", "eu"),
+        ("dashboard", "x"),
+        ("evals", "rbxRD"),
+        ("bench", "rRx"),
+        ("review", "arbtewl"),
+    ],
 )
 async def test_read_only_changes_nothing(mode: str, keys: str) -> None:
     async with running(mode=mode, read_only=True) as (app, pilot, bench):

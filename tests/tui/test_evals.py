@@ -377,3 +377,21 @@ def test_numbers_are_short() -> None:
 
 def test_rows_of_an_empty_book_are_none() -> None:
     assert view.run_rows([], [], {}, {}, 0.0, glyphs.UNICODE) == []
+
+
+def test_every_cell_of_the_figures_has_an_ink() -> None:
+    run = evals.runs()["e-1"]
+    summary = run.summaries[0]
+    interval = summary.metrics["exact_match"]
+    full = REPLACE(
+        summary, tags={"a": interval, "b": interval}, invariance={"typo": interval},
+        percentiles={"ttft_s": {"p50": 0.1, "p95": 0.2, "p99": 0.3}},
+    )  # fmt: skip
+    comparison = compare(run, evals.RECORDS["e-1"], run, evals.RECORDS["e-2"])
+    for told in (None, comparison):
+        rows = view.figure_rows(REPLACE(run, summaries=(full, full)), told)
+        assert len(rows) == 2 * 6
+        width = len(view.DIFFERENCES if told else view.FIGURES)
+        for row in rows:
+            assert len(row.cells) == width
+            assert all(isinstance(cell, str) or cell[1] for cell in row.cells)

@@ -211,7 +211,7 @@ def figure_rows(run: EvalRun, comparison: Comparison | None) -> list[Row]:
 
 def _figure_row(key: str, name: str, one: Interval, ink: str, width: int) -> Row:
     value, bounds = number(one.value), f"[{number(one.low)}, {number(one.high)}]"
-    return _spread(key, name, "", value, "", bounds, formats.count(one.n), ("", ""), ink, width)
+    return _spread(key, name, "", value, "", bounds, formats.count(one.n), ("", "dim"), ink, width)
 
 
 def _difference_row(key: str, name: str, found: MetricComparison, ink: str) -> Row:
@@ -223,7 +223,7 @@ def _difference_row(key: str, name: str, found: MetricComparison, ink: str) -> R
 
 def _time_row(key: str, name: str, shares: dict[str, float], width: int) -> Row:
     said = "  ".join(f"{share} {number(value)}" for share, value in shares.items() if share != "p50")
-    return _spread(key, f"{name} p50", "", number(shares.get("p50")), "", said, "", ("", ""), "dim", width)
+    return _spread(key, f"{name} p50", "", number(shares.get("p50")), "", said, "", ("", "dim"), "dim", width)
 
 
 def _spread(
