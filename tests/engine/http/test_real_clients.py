@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -73,12 +74,7 @@ async def test_openai_gets_json_of_its_schema_and_forced_tool_calls(served: Serv
             model=served.model, messages=ASK, max_tokens=60,
             response_format={"type": "json_schema", "json_schema": {"name": "place", "schema": WEATHER}},
         )  # fmt: skip
-        assert made.choices[0].message.content in (
-            '{"city":"Bonn"}',
-            '{"city":"Oslo"}',
-            '{"city": "Bonn"}',
-            '{"city": "Oslo"}',
-        )
+        assert json.loads(made.choices[0].message.content) in ({"city": "Bonn"}, {"city": "Oslo"})
         tool: Any = {"type": "function", "function": {"name": "weather", "parameters": WEATHER}}
         called = await client.chat.completions.create(
             model=served.model, messages=ASK, max_tokens=60, tools=[tool], tool_choice="required"
