@@ -177,7 +177,8 @@ def _heat_cell(
     if mix is not None:
         kind = mix.get(name, "as is").lower()
         return cell(f"{shade}{kind}" if each >= 6 else crop(kind.removeprefix("i"), each, ""), each), ink
-    number = f"{1e5 * costs[name]:.3g}" if each >= 7 else ""
+    nats = 1e5 * costs[name]
+    number = (f"{nats:.3g}" if nats < 999.5 else f"{nats:.0f}") if each >= 7 else ""
     return cell(f"{shade * 2}{number}" if number else shade * each, each), ink
 
 
