@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lathe.quantize.convert.convert import ConversionReport
 
 _STAGES = 4
-MADE_FROM = {"gguf": ("safetensors", "ggml"), "onnx": ("safetensors",), "safetensors": ("gguf",)}
+_MADE_FROM = {"gguf": ("safetensors", "ggml"), "onnx": ("safetensors",), "safetensors": ("gguf",)}
 """Target -> formats it is made from."""
 
 
@@ -34,12 +34,17 @@ class _Made(msgspec.Struct, frozen=True, kw_only=True):
     recipe: dict[str, Figure] = {}
 
 
+def check_source(step: ConvertStep, entry: ModelEntry) -> None:
+    """Raise UsageError unless the target is made from such a model."""
+    if entry.format not in _MADE_FROM[step.to]:
+        made_from = " or ".join(_MADE_FROM[step.to])
+        raise UsageError(f"{entry.name} is {entry.format}; {step.to} is made from {made_from}")
+
+
 def run(step: ConvertStep, context: JobContext) -> Outcome:
     """Convert, compare, and tell what came out."""
     entry = context.model(step.model)
-    if entry.format not in MADE_FROM[step.to]:
-        made_from = " or ".join(MADE_FROM[step.to])
-        raise UsageError(f"{entry.name} is {entry.format}; {step.to} is made from {made_from}")
+    check_source(step, entry)
     source_sha256 = entry.sha256 or model_sha256(entry, reporter(context, 1, _STAGES))
     match step.to, entry.format:
         case "onnx", _:

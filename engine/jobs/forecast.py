@@ -64,6 +64,9 @@ def _name(step: ConvertStep | QuantizeStep, entry: ModelEntry) -> str:
     """The name that the job gives."""
     if isinstance(step, QuantizeStep):
         return variant_name(entry, step.type)
+    from lathe.engine.jobs.convert import check_source
+
+    check_source(step, entry)
     match step.to, entry.format:
         case "onnx", _:
             return variant_name(entry, f"onnx-{'f16' if step.outtype == 'f16' else 'f32'}")
@@ -114,11 +117,6 @@ def _quantization(step: QuantizeStep, entry: ModelEntry, output: Path) -> Foreca
 
 
 def _conversion(step: ConvertStep, entry: ModelEntry, home: Path) -> Forecast:
-    from lathe.engine.jobs.convert import MADE_FROM
-
-    if entry.format not in MADE_FROM[step.to]:
-        made_from = " or ".join(MADE_FROM[step.to])
-        raise UsageError(f"{entry.name} is {entry.format}; {step.to} is made from {made_from}")
     if step.to == "onnx":
         return _export(step, entry)
     from lathe.quantize.checkpoint import read_checkpoint

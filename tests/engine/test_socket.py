@@ -49,7 +49,9 @@ async def pair(home: Path) -> AsyncIterator[Pair]:
 def test_every_method_of_the_protocol_travels() -> None:
     public = {name for name in vars(Workbench) if not name.startswith("_")}
     assert set(rpc.methods()) == public
-    assert {name for name, method in rpc.methods().items() if method.stream} == {"events", "generate", "ask_store"}
+    assert {name for name, method in rpc.methods().items() if method.stream} == {
+        "events", "generate", "ask_store", "watch_store",
+    }  # fmt: skip
 
 
 async def test_values_arrive_as_they_were_sent(pair: Pair) -> None:

@@ -154,10 +154,10 @@ async def test_letters_in_a_text_box_are_letters() -> None:
 
 
 async def test_keys_can_be_remapped() -> None:
-    async with running(keymap={"models.load": "f12", "go.jobs": "ctrl+t"}, mode="models") as (app, pilot, _):
+    async with running(keymap={"models.rename": "f12", "go.jobs": "ctrl+t"}, mode="models") as (app, pilot, _):
         await pilot.pause()
         await pilot.press("f12")
-        await until(pilot, lambda: "Load " in screen_text(app))
+        await until(pilot, lambda: "New name" in screen_text(app))
         await pilot.press("escape", "ctrl+t")
         await until(pilot, lambda: app.current_mode == "jobs")
 
