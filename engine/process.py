@@ -161,6 +161,11 @@ class Child:
         """The last lines of its output."""
         return self._log.tail(lines)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the channel to it is closed: it ended, or is about to."""
+        return self.writer.is_closing()
+
     async def send(self, message: object) -> None:
         """Write one frame and wait until the channel can take more.
 

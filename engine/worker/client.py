@@ -156,8 +156,8 @@ class WorkerClient:
 
     @property
     def gone(self) -> bool:
-        """The process has ended; a successor may be on its way."""
-        return self._reading.done()
+        """The process has ended, or cannot be spoken to any more and will; a successor may be on its way."""
+        return self._reading.done() or self._child.closed
 
     # -- the end -------------------------------------------------------------------------------------------------
     async def ended(self) -> Failure:
@@ -179,8 +179,10 @@ class WorkerClient:
 
     # -- inside --------------------------------------------------------------------------------------------------
     def _open(self, observer: Observer | None = None) -> Exchange:
-        if self.gone or self._stopping:
-            raise self._gone_error(self._reading.result() if self.gone else None)
+        if self._reading.done() or self._stopping:
+            raise self._gone_error(self._reading.result() if self._reading.done() else None)
+        if self.gone:
+            raise CrashedError(f"{self._child.role} closed its channel", hint=f"its log: {self._child.log_path}")
         self._last_id += 1
         exchange = self._exchanges[self._last_id] = Exchange(self._last_id, observer)
         return exchange
