@@ -51,7 +51,7 @@ class Window:
 
     def _grow(self) -> None:
         places = (self._start + np.arange(self._count)) % len(self._times)
-        spare = np.empty(len(self._times))
+        spare = np.zeros(len(self._times))
         self._times = np.concatenate([self._times[places], spare])
         self._values = np.concatenate([self._values[places], spare])
         self._weights = np.concatenate([self._weights[places], spare.astype(np.int64)])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 import time
 
 import click
+import psutil
 from lathe.engine.connect import attach, start_engine
 from lathe.engine.errors import BusyError, ExitCode, describe
 from lathe.engine.paths import Home
@@ -87,14 +89,15 @@ async def _stop(home: Home, force: bool) -> str:
         if time.monotonic() > deadline:
             if not force:
                 raise BusyError(f"engine {pid} is still stopping", hint="`lathe engine stop --force` kills it")
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         await asyncio.sleep(0.05)
     return f"engine {pid} stopped"
 
 
 def _alive(pid: int) -> bool:
+    """Whether it still runs; a front that started it may not have reaped it yet."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return True
