@@ -67,12 +67,26 @@ class Catalogue:
         raise self._missing(reference)
 
     def enter_embedded(self) -> ModelEntry:
-        """Make sure that the model which travels with Lathe is known."""
+        """Make sure that the model which travels with Lathe is known, and only where this installation has it."""
+        left = [
+            entry.id
+            for entry in self._database.read(lambda db: Models(db).all())
+            if entry.origin == "embedded" and entry.path != str(CHECKPOINT) and not Path(entry.path).exists()
+        ]
+        if left:
+            self._database.write(lambda db: [Models(db).remove(model_id) for model_id in left]).result()
         known = self._database.read(lambda db: Models(db).by_path(str(CHECKPOINT)))
-        if known is not None and known.origin == "embedded" and current_id(known) == known.id:
-            return known
-        entry = msgspec.structs.replace(identify(CHECKPOINT), origin="embedded", added_at=self._now())
-        return self._database.write(lambda db: Models(db).put(entry)).result()
+        if known is None or known.origin != "embedded" or current_id(known) != known.id:
+            entry = msgspec.structs.replace(identify(CHECKPOINT), origin="embedded", added_at=self._now())
+            known = self._database.write(lambda db: Models(db).put(entry)).result()
+        if (
+            left
+            and known.name != CHECKPOINT.name
+            and not self._database.read(lambda db: Models(db).find(CHECKPOINT.name))
+        ):
+            model_id = known.id
+            known = self._database.write(lambda db: Models(db).rename(model_id, CHECKPOINT.name)).result()
+        return known
 
     def details(self, reference: str) -> ModelDetails:
         """One model with its header, its children, and what is wrong with its file if anything is."""

@@ -149,6 +149,12 @@ def test_the_embedded_model_is_entered_once_and_follows_an_upgrade(catalogue: Ca
     catalogue._database.write(lambda db: (Models(db).remove(entry.id), Models(db).put(older))).result()
     assert catalogue.enter_embedded() == entry
     assert len(catalogue.all()) == 1
+    moved = replace(entry, id="111111111111", path="/an/older/installation/stdlib-4m", missing=True)
+    catalogue._database.write(lambda db: (Models(db).remove(entry.id), Models(db).put(moved))).result()
+    assert catalogue.enter_embedded().path == entry.path
+    assert [(known.name, known.path) for known in catalogue.all()] == [("stdlib-4m", entry.path)]
+    catalogue._database.write(lambda db: (Models(db).rename(entry.id, "second"), Models(db).put(moved))).result()
+    assert catalogue.enter_embedded().name == "stdlib-4m"
 
 
 def test_renaming_and_tagging(catalogue: Catalogue, tmp_path: Path) -> None:
