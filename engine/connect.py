@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from lathe.engine.errors import UnavailableError
 from lathe.engine.paths import Home
@@ -22,7 +23,9 @@ from lathe.engine.workbench import Workbench
 from lathe.store.errors import StoreLocked
 
 _START_TIMEOUT_S = 20.0
+_HANDOVER_S = 2.0
 _POLL_S = 0.05
+_AGAIN_S = 0.5
 _STARTED: list[subprocess.Popen[bytes]] = []
 """Engines that this process started: kept, for a dropped handle complains that its process still runs."""
 
@@ -63,12 +66,7 @@ async def start_engine(home: Home) -> RemoteWorkbench:
     """
     home.create()
     log = home.logs / "engine.stderr"
-    with log.open("ab") as output:
-        child = subprocess.Popen(  # noqa: ASYNC220 - it outlives this loop; waiting for it is nobody's business
-            [sys.executable, "-P", "-m", "lathe.engine.daemon", "--home", str(home.root)],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/",
-        )  # fmt: skip
-    _STARTED.append(child)
+    child = _spawn(home, log)
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline:
         remote = await attach(home)
@@ -76,9 +74,22 @@ async def start_engine(home: Home) -> RemoteWorkbench:
             return remote
         if child.poll() not in (None, 0):
             break
+        if child.poll() == 0:  # another process holds the workspace: it answers soon, or is about to leave
+            await asyncio.sleep(_AGAIN_S)
+            child = _spawn(home, log)
         await asyncio.sleep(_POLL_S)
     last = log.read_text("utf-8", "replace").strip().splitlines()[-1:] or ["no message"]
     raise UnavailableError(f"the engine did not start: {last[0]}", hint=f"its output: {log}")
+
+
+def _spawn(home: Home, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "lathe.engine.daemon", "--home", str(home.root)],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/",
+        )  # fmt: skip
+    _STARTED.append(child)
+    return child
 
 
 @asynccontextmanager
@@ -88,12 +99,19 @@ async def _own_or_attached(home: Home, flags: Mapping[str, str] | None) -> Async
     from lathe.engine.local import LocalWorkbench
     from lathe.engine.release import RELEASE
 
-    try:
-        local = await LocalWorkbench.open(home, flags=flags)
-    except StoreLocked:
-        remote = await _attach_soon(home)
-        if remote is None:
-            raise
+    deadline = time.monotonic() + _HANDOVER_S
+    while True:
+        try:
+            local = await LocalWorkbench.open(home, flags=flags)
+            break
+        except StoreLocked:
+            # Whoever holds it hosts it in a moment, or is about to leave.
+            remote = await attach(home)
+            if remote is None:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(_POLL_S)
+                continue
         try:
             yield remote.as_workbench()
         finally:
@@ -106,12 +124,3 @@ async def _own_or_attached(home: Home, flags: Mapping[str, str] | None) -> Async
     finally:
         await host.stop()
         await local.close()
-
-
-async def _attach_soon(home: Home) -> RemoteWorkbench | None:
-    for _ in range(int(2.0 / _POLL_S)):
-        remote = await attach(home)
-        if remote is not None:
-            return remote
-        await asyncio.sleep(_POLL_S)
-    return None

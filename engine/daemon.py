@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 
-from lathe.engine.errors import describe
+from lathe.engine.errors import EngineStopped, describe
 from lathe.engine.host import Host
 from lathe.engine.local import LocalWorkbench
 from lathe.engine.paths import Home
@@ -31,12 +31,18 @@ async def serve(home: Home) -> int:
     except StoreLocked:
         return 0
     stop = asyncio.Event()
+    host = Host(workbench, home, RELEASE)
+
+    def end(why: str) -> None:
+        if not stop.is_set():
+            stop.set()
+            host.say_goodbye(EngineStopped(f"the engine was stopped{why}", hint="`lathe engine start` starts it again"))
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, end, f" by {number.name}")
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    workbench.on_shutdown(stop.set)
-    host = Host(workbench, home, RELEASE)
+    workbench.on_shutdown(lambda: end(""))
     workbench.count_fronts(lambda: host.fronts)
     await host.start()
     idle = asyncio.create_task(_stop_when_idle(workbench, host, stop))

@@ -5,6 +5,7 @@
     |- DataError         input that cannot be parsed or trusted         exit 65
     |- MissingError      a file, model, job or store is not there       exit 66
     |- UnavailableError  a backend, extra, driver or the engine is not  exit 69
+    |  '- EngineStopped  the engine was told to end                     exit 69
     |- InternalError     a bug; also a crashed child                    exit 70
     |  '- CrashedError   native code died; nothing else did             exit 70
     |- CannotCreate      disk full, no permission, output exists        exit 73
@@ -111,6 +112,12 @@ class UnavailableError(LatheError):
 
     code = "E_UNAVAILABLE"
     exit = ExitCode.UNAVAILABLE
+
+
+class EngineStopped(UnavailableError):
+    """Somebody told the engine to end: it is started again on request only."""
+
+    code = "E_ENGINE_STOPPED"
 
 
 class InternalError(LatheError):
@@ -233,7 +240,7 @@ _BY_EXIT: dict[int, type[LatheError]] = {
     for kind in (UsageError, DataError, MissingError, UnavailableError, InternalError, CannotCreate, BusyError,
                  PolicyError, ConfigError, TimeoutExpired, Cancelled)
 }  # fmt: skip
-_BY_CODE: dict[str, type[LatheError]] = {kind.code: kind for kind in (CrashedError, DoesNotFit)}
+_BY_CODE: dict[str, type[LatheError]] = {kind.code: kind for kind in (CrashedError, DoesNotFit, EngineStopped)}
 
 
 def revive(failure: Failure) -> LatheError:

@@ -1,7 +1,8 @@
 """The socket's engine end: answers fronts on behalf of a `Workbench`.
 
 Whoever holds the workspace hosts it, be it the engine process or a one-shot batch, so a TUI can always attach and
-watch. Invariant: a front that sends rubbish or goes away ends its own calls and nobody else's.
+watch. Invariant: a front that sends rubbish or goes away ends its own calls and nobody else's; a front learns why the
+engine ends before the connection does.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Host:
         self._path = home.socket
         self._hello = rpc.Hello(release=release, pid=os.getpid())
         self._server: asyncio.Server | None = None
-        self._fronts: set[asyncio.Task[None]] = set()
+        self._fronts: dict[asyncio.Task[None], _Front] = {}
+        self._farewell: rpc.Goodbye | None = None
 
     @property
     def fronts(self) -> int:
@@ -43,6 +45,12 @@ class Host:
         self._path.unlink(missing_ok=True)
         self._server = await asyncio.start_unix_server(self._accept, path=str(self._path))
         self._path.chmod(0o600)
+
+    def say_goodbye(self, reason: LatheError) -> None:
+        """Tell every front that the engine ends, and each that comes from now on."""
+        self._farewell = rpc.Goodbye(describe(reason))
+        for front in self._fronts.values():
+            front.say_goodbye(self._farewell)
 
     async def stop(self) -> None:
         """Stop listening and let every front go."""
@@ -56,13 +64,15 @@ class Host:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._fronts.add(task)
+        front = self._fronts[task] = _Front(self._workbench, self._hello, reader, writer)
+        if self._farewell is not None:
+            front.say_goodbye(self._farewell)
         try:
-            await _Front(self._workbench, self._hello, reader, writer).serve()
+            await front.serve()
         except (OSError, LatheError, asyncio.CancelledError):
             pass  # a front that breaks the protocol or leaves is not our fault; its calls were ended by serve()
         finally:
-            self._fronts.discard(task)
+            del self._fronts[task]
             writer.close()
 
 
@@ -100,6 +110,10 @@ class _Front:
             for task in tuple(self._running.values()):
                 task.cancel()
             await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    def say_goodbye(self, message: rpc.Goodbye) -> None:
+        """Tell the front that the engine ends; one that does not read holds nobody up."""
+        self._writer.write(frame(message))
 
     async def _greet(self, version: int) -> None:
         if version != rpc.VERSION:

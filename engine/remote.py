@@ -1,7 +1,7 @@
 """The socket's front end: a `Workbench` whose engine is another process.
 
-Invariant: when the engine goes away every pending call and stream ends with `UnavailableError`, and nothing waits
-for ever.
+Invariant: when the engine goes away every pending call and stream ends with `UnavailableError` (`EngineStopped` where it
+said so), and nothing waits for ever.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class RemoteWorkbench:
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._streams: dict[int, _Stream] = {}
         self._lost: LatheError | None = None
+        self._farewell: LatheError | None = None
         self._pump: asyncio.Task[None] | None = None
         self.engine = rpc.Hello()
         """Who answered; set by `open`."""
@@ -62,9 +63,9 @@ class RemoteWorkbench:
             raise UnavailableError(
                 "the engine does not answer", hint="`lathe engine stop --force`, then try again"
             ) from error
-        if isinstance(hello, rpc.Error):
+        if isinstance(hello, rpc.Error | rpc.Goodbye):
             writer.close()
-            raise revive(hello.failure)
+            raise revive(hello.failure if isinstance(hello, rpc.Error) else hello.reason)
         assert isinstance(hello, rpc.Hello)
         self.engine = hello
         self._pump = asyncio.create_task(self._receive(incoming), name="workbench-pump")
@@ -136,18 +137,19 @@ class RemoteWorkbench:
                 await self._send(rpc.Leave(call_id), quiet=True)
 
     async def _send(self, message: rpc.ToEngine, quiet: bool = False) -> None:
-        if self._lost is not None:
+        if (over := self._lost or self._farewell) is not None:
             if quiet:
                 return
-            raise self._lost
+            raise over
         try:
             self._writer.write(frame(message))
             if not quiet:
                 await self._writer.drain()
         except OSError as error:
-            self._lose(UnavailableError("the engine is gone", hint="it is started again by the next command"))
+            gone = self._gone()
+            self._lose(gone)
             if not quiet:
-                raise self._lost or error from error
+                raise gone from error
 
     async def _receive(self, incoming: AsyncIterator[rpc.ToFront]) -> None:
         try:
@@ -155,7 +157,11 @@ class RemoteWorkbench:
                 self._dispatch(message)
         except (OSError, LatheError):
             pass
-        self._lose(UnavailableError("the engine is gone", hint="it is started again by the next command"))
+        self._lose(self._gone())
+
+    def _gone(self) -> LatheError:
+        hint = "it is started again by the next command"
+        return self._farewell or UnavailableError("the engine is gone", hint=hint)
 
     def _dispatch(self, message: rpc.ToFront) -> None:
         match message:
@@ -168,6 +174,10 @@ class RemoteWorkbench:
                     self._streams[call_id].queue.put_nowait(message)
             case rpc.Error(id=call_id, failure=failure):
                 self._fail(call_id, revive(failure))
+            case rpc.Goodbye(reason=reason):
+                self._farewell = revive(reason)
+                for call_id in tuple(self._streams):
+                    self._fail(call_id, self._farewell)
             case rpc.Hello():
                 pass
 

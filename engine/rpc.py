@@ -70,7 +70,13 @@ class Error(msgspec.Struct, frozen=True, tag=True):
     failure: Failure
 
 
-ToFront = Hello | Result | Item | End | Error
+class Goodbye(msgspec.Struct, frozen=True, tag=True):
+    """The engine ends on purpose, and why: streams end here, calls under way are still answered."""
+
+    reason: Failure
+
+
+ToFront = Hello | Result | Item | End | Error | Goodbye
 
 
 class Method:

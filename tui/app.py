@@ -118,6 +118,15 @@ class LatheApp(App[None]):
             id="app.copy_command",
             tooltip="Copy the command line equal to what was done last, or to what is shown",
         ),
+        Binding(
+            "ctrl+e",
+            "retry_engine",
+            "start engine",
+            show=False,
+            priority=True,
+            id="app.engine",
+            tooltip="Attach to the engine again now; start it where it was stopped",
+        ),
         Binding("T", "next_theme", "theme", show=False, id="app.theme", tooltip="Next of Lathe's themes"),
         Binding(
             "ctrl+g",
@@ -443,8 +452,12 @@ class LatheApp(App[None]):
         self.run_worker(self.action_stop(), exit_on_error=False)
 
     def action_retry_engine(self) -> None:
-        """Attach now instead of after the pause."""
+        """Attach now instead of after the pause; where the engine was stopped, start it."""
         self.link.retry_now()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """The key of the banner belongs to text boxes while there is an engine."""
+        return action != "retry_engine" or self.board.lost is not None
 
     # -- looks ------------------------------------------------------------------------------------------------------
     def action_next_theme(self) -> None:

@@ -23,7 +23,7 @@ from lathe.engine.events import (
 from lathe.engine.jobs.values import Job
 from lathe.engine.states import Fit, Snapshot, WorkerState
 from lathe.engine.telemetry.sample import Sample
-from lathe.engine.workbench import SettingValue
+from lathe.engine.workbench import ModelAlias, SettingValue
 from lathe.store.models import ModelEntry
 
 KEPT_S = 3600
@@ -70,6 +70,8 @@ class Board:
         self.attached = False
         """False until the engine answered for the first time."""
         self.models: tuple[ModelEntry, ...] = ()
+        self.aliases: tuple[ModelAlias, ...] = ()
+        """Other names for models, remote models among them."""
         self.settings: tuple[SettingValue, ...] = ()
         self.fits: dict[str, Fit] = {}
         """Model id -> verdict with default options."""
@@ -131,8 +133,16 @@ class Board:
         self.log_count += 1
 
     def model(self, reference: str | None) -> ModelEntry | None:
-        """A model by id or name."""
-        return next((entry for entry in self.models if reference in (entry.id, entry.name)), None)
+        """A model by id, name or alias."""
+        found = next((entry for entry in self.models if reference in (entry.id, entry.name)), None)
+        target = next((alias.target for alias in self.aliases if alias.name == reference), None)
+        return (
+            found if found is not None or target is None else next((e for e in self.models if e.name == target), None)
+        )
+
+    def aliases_of(self, entry: ModelEntry) -> list[str]:
+        """Other names of a model."""
+        return [alias.name for alias in self.aliases if alias.target == entry.name]
 
     def worker(self, model_id: str) -> WorkerState | None:
         """The worker of a model, where it has one."""

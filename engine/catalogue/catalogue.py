@@ -127,9 +127,21 @@ class Catalogue:
         """Let a name stand for a model, in place of what it stood for; raises UsageError where a model has it."""
         if alias.remote:
             return _remote(self._enter_remote(alias))
-        kept = Alias(name=_name(alias.name), target=self.resolve(alias.target).name, set_at=self._now())
+        target = self.resolve(alias.target)
+        if target.name == alias.name:
+            raise UsageError(f"{alias.name} cannot stand for itself", hint="name another model")
+        kept = Alias(name=_name(alias.name), target=target.name, set_at=self._now())
+
+        def work(db: Connection) -> Alias:
+            # The name of a remote model is an alias, too, which may come home.
+            for entry in Models(db).find(kept.name):
+                if entry.origin == "remote" and entry.name == kept.name:
+                    Models(db).remove(entry.id)
+                    Aliases(db).follow(kept.name, kept.target)
+            return Aliases(db).put(kept)
+
         try:
-            self._database.write(lambda db: Aliases(db).put(kept)).result()
+            self._database.write(work).result()
         except StoreError as error:
             raise UsageError(error.message, hint=error.hint) from error
         return ModelAlias(name=kept.name, target=kept.target)

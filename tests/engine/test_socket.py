@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 from lathe.engine import rpc
-from lathe.engine.errors import DoesNotFit, MissingError, UnavailableError
+from lathe.engine.errors import DoesNotFit, EngineStopped, MissingError, UnavailableError
 from lathe.engine.events import Event, LogLine
 from lathe.engine.generation import Delta, GenerationRequest, Message
 from lathe.engine.host import Host
@@ -153,6 +153,27 @@ async def test_when_the_engine_goes_every_call_ends(pair: Pair) -> None:
     with pytest.raises(UnavailableError):
         await front.as_workbench().models()
     assert not front.alive
+
+
+async def test_an_engine_that_is_told_to_end_says_goodbye_and_why(pair: Pair) -> None:
+    front = await pair.front()
+    listening = asyncio.ensure_future(_drain(front.as_workbench().events()))
+    job = await front.as_workbench().submit(ConvertStep(model=(await pair.engine.models())[0].name))
+    waiting = asyncio.ensure_future(front.as_workbench().wait(job.id))
+    await front.as_workbench().models()
+    pair.host.say_goodbye(EngineStopped("the engine was stopped"))
+    # Streams end at once; what is under way is still answered; nothing new is begun, and nobody else comes in.
+    with pytest.raises(EngineStopped, match="the engine was stopped"):
+        await asyncio.wait_for(listening, 5)
+    with pytest.raises(EngineStopped):
+        await front.as_workbench().models()
+    await pair.engine.cancel(job.id)
+    assert (await asyncio.wait_for(waiting, 5)).state == "cancelled"
+    with pytest.raises(EngineStopped):
+        await pair.front()
+    await pair.host.stop()
+    with pytest.raises(EngineStopped):
+        await front.as_workbench().models()
 
 
 async def _drain(stream: AsyncGenerator[Event, None]) -> None:

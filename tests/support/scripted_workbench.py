@@ -17,6 +17,7 @@ import msgspec
 from lathe.engine.errors import (
     BusyError,
     DoesNotFit,
+    EngineStopped,
     Failure,
     LatheError,
     MissingError,
@@ -74,14 +75,14 @@ from lathe.engine.states import (
     Traffic,
     WorkerState,
 )
-from lathe.engine.steps import ConvertStep, QuantizeStep, RagBuildStep, ScanStep, Step
+from lathe.engine.steps import ConvertStep, OnnxQuantizeStep, QuantizeStep, RagBuildStep, ScanStep, Step
 from lathe.engine.telemetry.sample import Sample
 from lathe.engine.workbench import ApiKey, Finding, LogPage, ModelAlias, ModelDetails, SettingValue
 from lathe.engine.worker.messages import LoadOptions
 from lathe.quantize.card import ModelCard
 from lathe.store.evals import Review
 from lathe.store.models import ModelEntry
-from lathe.store.rag.values import StoredDocument, StoredPassage, StoreStats
+from lathe.store.rag.values import Question, StoredDocument, StoredPassage, StoreStats
 from support import scripted_data as data
 from support import scripted_evals as evals
 from support import scripted_stores as rag
@@ -108,6 +109,7 @@ class ScriptedWorkbench:
         self.t = 0.0
         self.lost = False
         self.closed = False
+        self.stores_removed: set[str] = set()
         self.fail: dict[str, LatheError] = {}
         self.calls: list[tuple[Any, ...]] = []
         self.catalogue = {e.id: e for e in (data.models() if living else data.empty_models())}
@@ -125,7 +127,7 @@ class ScriptedWorkbench:
         self.eval_book = evals.runs() if living else {}
         self.judgements: list[Review] = []
         self._stop: dict[str, asyncio.Event] = {}
-        self._queues: list[asyncio.Queue[Event]] = []
+        self._queues: list[asyncio.Queue[Event | LatheError]] = []
         if living:
             for name, layers in (("qwen3-8b-q4_k_m", None), ("qwen3-8b-q5_k_m", 22)):
                 entry = self._find(name)
@@ -139,6 +141,11 @@ class ScriptedWorkbench:
         for queue in self._queues:
             if not queue.full():
                 queue.put_nowait(event)
+
+    def stop(self) -> None:
+        """As if somebody had told the engine to end."""
+        for queue in self._queues:
+            queue.put_nowait(EngineStopped("the engine was stopped", hint="`lathe engine start` starts it again"))
 
     def advance(self, seconds: float = 1.0) -> None:
         """Let time pass: samples, traffic and the running jobs move."""
@@ -184,11 +191,14 @@ class ScriptedWorkbench:
 
     async def events(self) -> AsyncGenerator[Event, None]:
         self._enter("events")
-        queue: asyncio.Queue[Event] = asyncio.Queue(10_000)
+        queue: asyncio.Queue[Event | LatheError] = asyncio.Queue(10_000)
         self._queues.append(queue)
         try:
             while True:
-                yield await queue.get()
+                event = await queue.get()
+                if isinstance(event, LatheError):
+                    raise event
+                yield event
         finally:
             self._queues.remove(queue)
 
@@ -418,7 +428,7 @@ class ScriptedWorkbench:
         self._enter("job")
         return self._job(job_id)
 
-    async def forecast(self, step: ConvertStep | QuantizeStep) -> Forecast:
+    async def forecast(self, step: ConvertStep | QuantizeStep | OnnxQuantizeStep) -> Forecast:
         self._enter("forecast")
         return tune.forecast(step, self._find(step.model), {entry.name for entry in self.catalogue.values()})
 
@@ -593,7 +603,7 @@ class ScriptedWorkbench:
     # -- RAG stores ------------------------------------------------------------------------------------------------
     async def stores(self) -> list[StoreStats]:
         self._enter("stores")
-        return rag.stats() if self.living else []
+        return [s for s in rag.stats() if s.settings.name not in self.stores_removed] if self.living else []
 
     async def store(self, name: str) -> StoreDetails:
         self._enter("store")
@@ -642,6 +652,17 @@ class ScriptedWorkbench:
         stats = self._store(name)
         settings = msgspec.structs.replace(stats.settings, access=tuple(principals))
         return msgspec.structs.replace(stats, settings=settings)
+
+    async def store_questions(self, name: str) -> list[Question]:
+        self._enter("store_questions", name)
+        self._store(name)
+        return rag.questions() if name == "handbook" else []
+
+    async def remove_store(self, name: str) -> int:
+        self._enter("remove_store", name)
+        stats = self._store(name)
+        self.stores_removed.add(name)
+        return stats.bytes
 
     async def watch_store(self, name: str, interval_s: float = 2.0) -> AsyncGenerator[Watched, None]:
         self._enter("watch_store", name)

@@ -27,7 +27,7 @@ async def test_the_first_paint_needs_no_engine() -> None:
     ready = asyncio.Event()
     bench = ScriptedWorkbench()
 
-    async def connect() -> Workbench:
+    async def connect(_start: bool) -> Workbench:
         await ready.wait()
         return bench
 
@@ -44,7 +44,8 @@ async def test_losing_the_engine_is_a_banner_and_attaching_again_is_silent(monke
     second = ScriptedWorkbench()
     attempts: list[int] = []
 
-    async def connect() -> Workbench:
+    async def connect(start: bool) -> Workbench:
+        assert start
         attempts.append(1)
         if len(attempts) < 3:
             raise UnavailableError("not yet")
@@ -62,6 +63,42 @@ async def test_losing_the_engine_is_a_banner_and_attaching_again_is_silent(monke
         assert "NO ENGINE" not in screen_text(app)
         second.emit(LogLine(1.0, "info", "engine", "hello again"))
         await until(pilot, lambda: app.board.log[-1].text == "hello again")
+
+
+async def test_an_engine_that_was_stopped_is_started_again_by_a_key_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "LOOK_S", 0.01)
+    second = ScriptedWorkbench()
+    asked: list[bool] = []
+
+    async def connect(start: bool) -> Workbench | None:
+        asked.append(start)
+        return second if start else None
+
+    async with running(connect=connect, mode="chat") as (app, pilot, first):
+        first.stop()
+        await until(pilot, lambda: len(asked) > 2)
+        assert "the engine was stopped" in screen_lines(app)[2]
+        assert "^e starts it again" in screen_lines(app)[2]
+        assert not any(asked)
+        await pilot.press("ctrl+e")
+        await until(pilot, lambda: app.link.workbench is second and app.board.lost is None)
+        assert asked[-1] and "NO ENGINE" not in screen_text(app)
+
+
+async def test_a_stopped_engine_that_somebody_else_starts_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "LOOK_S", 0.01)
+    second = ScriptedWorkbench()
+    there: list[Workbench] = []
+
+    async def connect(start: bool) -> Workbench | None:
+        assert not start
+        return there[0] if there else None
+
+    async with running(connect=connect) as (app, pilot, first):
+        first.stop()
+        await until(pilot, lambda: app.link.stopped)
+        there.append(second)
+        await until(pilot, lambda: app.link.workbench is second and app.board.lost is None)
 
 
 async def test_the_same_engine_may_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +345,8 @@ async def test_a_file_that_cannot_be_written_is_an_error_in_words(tmp_path: Path
 
 
 CHANGING = {
-    "load", "unload", "submit", "rename", "remove", "cancel", "resume", "clear_finished", "start_server", "stop_server",
+    "load", "unload", "set_alias", "remove_alias", "submit", "rename", "remove", "cancel", "resume", "clear_finished",
+    "start_server", "stop_server",
     "make_key", "revoke_key", "set_setting", "cancel_request", "set_baseline", "remove_eval_run", "review",
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ from lathe.tui.app import LatheApp
 from lathe.tui.commands import commands
 from lathe.tui.keys import FORBIDDEN, flat
 from lathe.tui.places import PLACES
-from lathe.tui.screens import card, case, delete, dialogs, forms, load, palette, reading, template, welcome
+from lathe.tui.screens import aliases, card, case, delete, dialogs, forms, load, palette, reading, template, welcome
 from lathe.tui.screens.base import FilterRow, PlaceScreen
 from lathe.tui.screens.passage import PassageDialog
 from lathe.tui.widgets.chrome import MAX_HINTS
@@ -30,7 +30,7 @@ SOURCES: list[type] = [
     LatheApp, PlaceScreen, FilterRow, Grid, LogView, Prompt, Sheet, Transcript, *(place.kind() for place in PLACES),
     ChoiceBox, PickBox, Fields, PassageDialog,
     dialogs.Confirm, dialogs.Write, dialogs.Dialog, forms.Form, reading.Choose, reading.Reading,
-    palette.Palette, card.CardView, case.CaseView, load.LoadDialog, delete.DeleteDialog,
+    palette.Palette, aliases.Aliases, card.CardView, case.CaseView, load.LoadDialog, delete.DeleteDialog,
     template.TemplateView, welcome.Welcome,
 ]  # fmt: skip
 BINDINGS = [(kind, binding) for kind in SOURCES for binding in flat(kind.__dict__.get("BINDINGS", ()))]

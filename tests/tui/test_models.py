@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from lathe.engine.events import ModelsChanged
 from lathe.engine.steps import BenchStep, PerplexityStep, VerifyStep
+from lathe.engine.workbench import ModelAlias
 from lathe.tui.app import LatheApp
 from lathe.tui.screens.card import CardView
 from lathe.tui.screens.delete import DELETE, DeleteDialog
@@ -11,7 +13,7 @@ from lathe.tui.screens.load import LoadDialog
 from lathe.tui.widgets.grid import Grid
 from support.screens import running, screen_text, tick, type_text, until
 from support.scripted_workbench import ScriptedWorkbench
-from textual.widgets import Button
+from textual.widgets import Button, Input
 
 
 def _at(app: LatheApp, bench: ScriptedWorkbench, name: str) -> str:
@@ -92,6 +94,41 @@ async def test_the_card_and_the_new_name() -> None:
         await pilot.press("enter")
         await until(pilot, lambda: bench.catalogue[entry.id].name == f"{entry.name}-old")
         assert app.did == f"lathe models rename {entry.name} {entry.name}-old"
+
+
+async def test_aliases_are_made_moved_and_removed() -> None:
+    async with running(size=(120, 40), mode="models") as (app, pilot, bench):
+        _at(app, bench, "qwen3-8b-q4_k_m")
+        await pilot.press("a")
+        await until(pilot, lambda: "No aliases yet" in screen_text(app))
+        await pilot.press("n")
+        await until(pilot, lambda: "New alias" in screen_text(app))
+        await type_text(pilot, "qwen3-8b-f16")
+        assert "is taken" in screen_text(app)
+        await pilot.press(*["backspace"] * 20)
+        await type_text(pilot, "prod")
+        await pilot.press("enter")
+        await until(pilot, lambda: bench.model_aliases.get("prod") == ModelAlias(name="prod", target="qwen3-8b-q4_k_m"))
+        assert app.did == "lathe models alias prod qwen3-8b-q4_k_m"
+        await until(pilot, lambda: app.board.aliases and "No aliases yet" not in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "Move prod" in screen_text(app))
+        fields = {field.id: field for field in app.screen.query(Input)}
+        fields["f-key"].value = "hunter2"
+        await until(pilot, lambda: "belong to the URL" in screen_text(app))
+        fields["f-target"].value = "http://box:8000/v1"
+        await until(pilot, lambda: "never the key itself" in screen_text(app))
+        fields["f-key"].value = "env:BOX_KEY"
+        await pilot.press("enter")
+        await until(pilot, lambda: "http://box:8000/v1" in screen_text(app) and "Move prod" not in screen_text(app))
+        assert app.did == "lathe models alias prod http://box:8000/v1 --key-env BOX_KEY"
+        await pilot.press("D", "y")
+        await until(pilot, lambda: not bench.model_aliases and "No aliases yet" in screen_text(app))
+        await pilot.press("escape")
+        bench.model_aliases["fast"] = ModelAlias(name="fast", target="qwen3-8b-q4_k_m")
+        bench.emit(ModelsChanged(()))
+        await until(pilot, lambda: "also called fast" in screen_text(app))
+        assert app.board.model("fast") is app.board.model("qwen3-8b-q4_k_m")
 
 
 async def test_forgetting_keeps_the_files_and_needs_no_phrase() -> None:

@@ -18,9 +18,11 @@ def run_tui(shell: Shell, *, read_only: bool) -> int:
         from lathe.engine.connect import attach, start_engine
         from lathe.tui.app import LatheApp
 
-        async def connect() -> Workbench:
-            remote = await attach(shell.home) or await start_engine(shell.home)
-            return remote.as_workbench()
+        async def connect(start: bool) -> Workbench | None:
+            remote = await attach(shell.home)
+            if remote is None and start:
+                remote = await start_engine(shell.home)
+            return remote.as_workbench() if remote is not None else None
 
         app = LatheApp(workbench, connect=connect, read_only=read_only)
         await app.run_async()

@@ -47,7 +47,8 @@ class CardView(Dialog[None]):
         names = {entry.id: entry.name for entry in self._board.models}
         fit = self._board.fits.get(self._entry.id)
         glyphs = cast("LatheApp", self.app).glyphs
-        return card_lines(self._entry, self._details, fit, names, width, height, glyphs)
+        aliases = self._board.aliases_of(self._entry)
+        return card_lines(self._entry, self._details, fit, names, width, height, glyphs, aliases=aliases)
 
     def action_template(self) -> None:
         """Read the chat template."""

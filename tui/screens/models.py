@@ -50,6 +50,8 @@ class Models(PlaceScreen):
             tooltip="Measure perplexity on the held-out text",
         ),
         Binding("v,V", "verify", "verify", show=False, id="models.verify", tooltip="Hash the file again and compare"),
+        Binding("a", "aliases", "aliases", id="models.aliases",
+                tooltip="Other names for models, and models of other servers: make, move, remove"),
         Binding("e", "rename", "rename", show=False, id="models.rename", tooltip="Give the model another name"),
         Binding(
             "D", "delete", "delete", id="models.delete", tooltip="Forget the model, or delete its file; asks first"
@@ -86,7 +88,7 @@ class Models(PlaceScreen):
         if board.attached and board.lost is None and any(entry.id not in board.fits for entry in board.models):
             self._estimate_all()
         # The catalogue or a worker changed: what the card shows may be old.
-        seen = (board.models, tuple((w.model_id, w.phase) for w in workers.values()))
+        seen = (board.models, board.aliases, tuple((w.model_id, w.phase) for w in workers.values()))
         if seen != self._seen:
             self._seen = seen
             self._look(self.query_one(Grid).cursor)
@@ -108,7 +110,8 @@ class Models(PlaceScreen):
             return []
         details = self._details if self._details is not None and self._details.entry.id == entry.id else None
         names = {e.id: e.name for e in self.board.models}
-        return view.card_lines(entry, details, self.board.fits.get(entry.id), names, width, height, self.lathe.glyphs)
+        fit, aliases = self.board.fits.get(entry.id), self.board.aliases_of(entry)
+        return view.card_lines(entry, details, fit, names, width, height, self.lathe.glyphs, aliases=aliases)
 
     @property
     def entry(self) -> ModelEntry | None:
@@ -243,6 +246,13 @@ class Models(PlaceScreen):
 
         check = name_check({e.name for e in self.board.models if e.id != entry.id})
         self.app.push_screen(Ask(f"Rename {entry.name}", "New name", entry.name, check=check), take)
+
+    def action_aliases(self) -> None:
+        """Other names, also for models of other servers."""
+        from lathe.tui.screens.aliases import Aliases
+
+        entry = self.entry
+        self.app.push_screen(Aliases(entry.name if entry is not None and entry.format != "remote" else ""))
 
     def action_delete(self) -> None:
         """Forget, or delete the file: dialog, and a typed phrase where it cannot be undone."""

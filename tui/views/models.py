@@ -11,6 +11,7 @@ from lathe.engine.worker.messages import LoadOptions
 from lathe.quantize.card import ModelCard
 from lathe.store.models import ModelEntry
 from lathe.tui import formats
+from lathe.tui.board import Board
 from lathe.tui.glyphs import Glyphs
 from lathe.tui.text import line as one_line
 from lathe.tui.widgets.columns import Column
@@ -48,6 +49,20 @@ def card_of(entry: ModelEntry) -> ModelCard:
         return msgspec.convert(entry.card, ModelCard)
     except msgspec.ValidationError:
         return ModelCard(format=entry.format)
+
+
+def able_to_answer(board: Board) -> list[ModelEntry]:
+    """Models that write text; loaded ones first, then those with a chat template."""
+    able = [
+        entry
+        for entry in board.models
+        if entry.format in ("gguf", "onnx", "remote")
+        and not entry.missing
+        and not card_of(entry).pooling
+        and card_of(entry).kind == "model"
+    ]
+    able.sort(key=lambda entry: (board.worker(entry.id) is None, not card_of(entry).chat_template, entry.name))
+    return able
 
 
 def unknown_fit(reason: str) -> Fit:
@@ -174,6 +189,8 @@ def card_lines(
     width: int,
     height: int,
     glyphs: Glyphs,
+    *,
+    aliases: Sequence[str] = (),
 ) -> list[Line]:
     """The card: most important first, so that a short panel shows what matters."""
     card = details.card if details else card_of(entry)
@@ -186,7 +203,13 @@ def card_lines(
     digest = f"{entry.sha256[:8]}..{entry.sha256[-4:]}" if entry.sha256 else "not hashed yet"
     origin = entry.origin if not entry.parent else f"{entry.origin} from {names.get(entry.parent, entry.parent)}"
     lines += _flow(
-        [("sha256", f"{digest} {verified}"), ("licence", card.licence or "not stated"), ("origin", origin)], width
+        [
+            ("sha256", f"{digest} {verified}"),
+            ("licence", card.licence or "not stated"),
+            ("origin", origin),
+            *([("also called", ", ".join(aliases))] if aliases else []),
+        ],
+        width,
     )
     if fit is not None and fit.verdict != "unknown":
         print_ = fit.footprint

@@ -14,7 +14,7 @@ from lathe.tui.keys import Hint
 from lathe.tui.places import BY_MODE, PLACES, Place
 from lathe.tui.text import line as one_line
 from lathe.tui.widgets.base import Canvas
-from lathe.tui.widgets.paint import Line, spread, width_of
+from lathe.tui.widgets.paint import Line, crop, spread, width_of
 from textual import events
 from textual.message import Message
 
@@ -121,15 +121,23 @@ class NavRow(Canvas):
 
 
 class Banner(Canvas):
-    """One row that appears when the engine is gone or the workspace is read-only."""
+    """One row that appears when the engine is gone, and says what happens next."""
 
     def draw(self, width: int, height: int) -> list[Line]:
         app: Any = self.app
         lost = app.board.lost
         if lost is None:
             return []
-        text = f" {self.glyphs.warn} {lost.message}: figures are those of the last contact. Attaching again..."
-        return [spread([(text, "alarm")], [(" enter retry now ", "alarm")] if width >= 100 else [], width)]
+        stopped = app.link.stopped
+        # The message is cut rather than the key.
+        key = " ^e starts it again " if stopped else " ^e try now "
+        rest = (
+            ""
+            if width < NARROW
+            else "; figures are those of the last contact" + ("" if stopped else ". Attaching again...")
+        )
+        text = crop(f" {self.glyphs.warn} {one_line(lost.message)}{rest}", width - len(key) - 1, self.glyphs.ellipsis)
+        return [spread([(text, "alarm")], [(key, "alarm")], width)]
 
     def on_click(self) -> None:
         """Try at once."""

@@ -72,6 +72,21 @@ def test_a_name_never_means_two_things(catalogue: Catalogue, tmp_path: Path) -> 
             catalogue.set_alias(ModelAlias(name=bad, target=name))
 
 
+def test_a_name_goes_to_another_server_and_comes_home(catalogue: Catalogue, tmp_path: Path) -> None:
+    name = entered(catalogue, tmp_path / "tiny.gguf")
+    catalogue.set_alias(ModelAlias(name="far", target=name))
+    assert catalogue.set_alias(FAR) == FAR
+    catalogue.set_alias(ModelAlias(name="big", target="far"))
+    assert catalogue.resolve("big").format == "remote"
+    catalogue.set_alias(ModelAlias(name="far", target=name))
+    assert catalogue.resolve("far").name == catalogue.resolve("big").name == name
+    assert [entry.name for entry in catalogue.all()] == [name]
+    catalogue.set_alias(FAR)
+    with pytest.raises(UsageError, match="cannot stand for itself"):
+        catalogue.set_alias(ModelAlias(name="far", target="far"))
+    assert catalogue.resolve("far").format == "remote", "what was refused changes nothing"
+
+
 def test_forgetting_a_model_forgets_its_aliases(catalogue: Catalogue, tmp_path: Path) -> None:
     name = entered(catalogue, tmp_path / "tiny.gguf")
     catalogue.set_alias(ModelAlias(name="prod", target=name))
