@@ -22,7 +22,7 @@ from lathe.engine.http.problems import Problem, envelope
 from lathe.engine.http.stores import StoreName
 from lathe.engine.http.toolcalls import Found, ToolReader
 from lathe.engine.http.tools import MAX_TOOLS, NamedTool, Tool, Toolbox, ToolChoice, toolbox
-from lathe.engine.http.wire import ModelName, Sampled, StreamOptions, Tokens
+from lathe.engine.http.wire import ModelName, Sampled, StreamOptions, TemplateValues, Tokens
 from msgspec import Meta
 
 
@@ -40,7 +40,7 @@ class ChatBody(Sampled, kw_only=True, forbid_unknown_fields=True, omit_defaults=
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     """Without effect: as many calls are returned as the model writes."""
-    chat_template_kwargs: dict[str, str | bool | int | float] | None = None
+    chat_template_kwargs: TemplateValues | None = None
     """Extra variables of the chat template, such as enable_thinking."""
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     """Given to the chat template; whether it does anything is the model's affair."""

@@ -15,7 +15,7 @@ from lathe.engine.http.call import Call, Json, Reply
 from lathe.engine.http.messages_in import Messages, engine_messages
 from lathe.engine.http.problems import Problem
 from lathe.engine.http.tools import MAX_TOOLS, Tool, toolbox
-from lathe.engine.http.wire import ModelName, TokenId
+from lathe.engine.http.wire import ModelName, TemplateValues, TokenId
 from msgspec import Meta
 
 MAX_CONTINUATIONS = 1024
@@ -74,7 +74,7 @@ class TemplateBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omi
     messages: Messages
     model: ModelName | None = None
     tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
-    chat_template_kwargs: dict[str, str | bool | int | float] | None = None
+    chat_template_kwargs: TemplateValues | None = None
 
 
 class TemplateResult(msgspec.Struct):

@@ -28,6 +28,7 @@ ModelName = Annotated[str, Meta(max_length=512)]
 Stop = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
 Stops = Stop | Annotated[list[Stop], Meta(max_length=MAX_STOPS)]
 Schema = dict[str, Any] | bool
+TemplateValues = dict[str, str | bool | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | float]
 
 
 class NoEffect(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

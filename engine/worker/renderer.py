@@ -5,6 +5,7 @@ Invariant: a template that loops, grows or kills the helper costs one error and 
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import subprocess
@@ -52,7 +53,7 @@ class Renderer:
             assert helper.stdin is not None
             assert helper.stdout is not None
             try:
-                helper.stdin.write(frame(Job(template, dict(variables), limit)))
+                helper.stdin.write(frame(Job(template, json.dumps(variables), limit)))
                 helper.stdin.flush()
                 answer: Answer = self._receive(helper, Decoder(Answer))
             except (BrokenPipeError, EOFError, TimeoutError) as error:

@@ -14,7 +14,7 @@ import math
 import resource
 import sys
 import time
-from typing import Any, BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn
 
 import jinja2
 import jinja2.ext
@@ -36,7 +36,8 @@ class Job(msgspec.Struct, frozen=True, tag=True):
     """A template and its variables."""
 
     template: str
-    variables: dict[str, Any]
+    variables: str
+    """A JSON object: frames hold no integers beyond 64 bits, and the arguments of a call may."""
     limit: int
     """Characters of output."""
 
@@ -111,12 +112,14 @@ def render(job: Job) -> str:
     try:
         parts: list[str] = []
         length = 0
-        for part in _compiled(job.template).generate(job.variables):
+        for part in _compiled(job.template).generate(json.loads(job.variables)):
             length += len(part)
             if length > job.limit:
                 raise UsageError(f"the chat template writes more than {job.limit} characters", code="E_TEMPLATE")
             parts.append(part)
-        return "".join(parts)
+        text = "".join(parts)
+        text.encode()  # a template can write half a character
+        return text
     except _Refused as error:
         raise UsageError(f"the chat template refuses the conversation: {error.message}", code="E_TEMPLATE") from error
     except jinja2.TemplateError as error:

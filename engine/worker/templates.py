@@ -24,6 +24,8 @@ MAX_TEMPLATE_CHARS = 256 * 1024
 PLAIN = "{% for message in messages %}{{ message['content'] }}{{ '' if loop.last else '\\n' }}{% endfor %}"
 """For models without a template, which were never taught turns: what was said, a line each, as text to go on with."""
 _LIMIT_CHARS_PER_TOKEN = 4
+_MAX_DEPTH = 64
+"""Levels of a schema or of a call's arguments: as many as a request's body may have."""
 _PRIVATE_USE = range(0xF8FF, 0xE000, -1)
 """Code points without meaning, one of which is the mark."""
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -159,16 +161,39 @@ def _message(message: Message) -> dict[str, Any]:
 def _arguments(text: str) -> Any:
     """Arguments of a tool call as an object; as text where they are no JSON, for models wrote them."""
     try:
-        return json.loads(text)
+        return _value(text)
     except ValueError:
         return text
 
 
 def _parsed(text: str, what: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return _value(text)
+    except ValueError as error:
         raise UsageError(f"{what}: no valid JSON: {error}") from error
+
+
+def _value(text: str) -> Any:
+    """Decode JSON.
+
+    Raises:
+        ValueError: it is none, holds half a character, or is nested too deeply.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"nested deeper than {_MAX_DEPTH} levels") from None
+    _check_depth(value, _MAX_DEPTH)
+    json.dumps(value, ensure_ascii=False).encode()  # refuses lone surrogates
+    return value
+
+
+def _check_depth(value: Any, left: int) -> None:
+    if isinstance(value, dict | list):
+        if not left:
+            raise ValueError(f"nested deeper than {_MAX_DEPTH} levels")
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_depth(item, left - 1)
 
 
 def _with_text_arguments(variables: dict[str, Any]) -> dict[str, Any] | None:

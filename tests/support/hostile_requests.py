@@ -6,6 +6,9 @@ naughty     strings that broke other software, in every place where a string sta
 shaped      bodies drawn from the JSON schema of our own OpenAPI document
 odd         methods, paths, queries and headers off the road
 abusive     grammars, schemas, stops and biases made to cost much
+
+One in eight of each kind is its fair twin from `fair_requests`, which must be served: a server that refuses everything
+survives, too. Each kind draws from a sequence of its own, so that a new parameter moves the requests of no other kind.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import msgspec
 from lathe.engine.http.ollama_in import OllamaOptions
 from lathe.engine.http.openapi import describe
 from lathe.engine.http.routes import ROUTES
+from support import fair_requests as fair
 from support.json_corpus import INVALID
 
 RAW_EXTREMES = [
@@ -58,6 +62,8 @@ class Hostile(NamedTuple):
     path: str
     body: bytes | None
     headers: dict[str, str]
+    fair: bool = False
+    """Within the rules: the answer must be 200."""
 
 
 def bases(model: str) -> dict[str, dict[str, Any]]:
@@ -74,7 +80,7 @@ def bases(model: str) -> dict[str, dict[str, Any]]:
         "/api/show": {"model": model},
         "/v1/embeddings": {"model": model, "input": "hi"},
         "/v1/rerank": {"model": model, "query": "a", "documents": ["b"]},
-        "/v1/score": {"model": model, "context": "a", "continuations": ["b"]},
+        "/v1/score": {"model": model, "context": "hi", "continuations": [" there"]},
         "/tokenize": {"model": model, "content": "hi"},
         "/detokenize": {"model": model, "tokens": [1]},
         "/apply-template": {"model": model, "messages": chat},
@@ -95,6 +101,7 @@ class Maker:
     """Makes requests about one model."""
 
     def __init__(self, model: str, seed: int, strings: list[str] | None = None) -> None:
+        self._seed = seed
         self._rng = random.Random(seed)
         self._bases = bases(model)
         self._paths = sorted(self._bases)
@@ -105,12 +112,39 @@ class Maker:
             path: document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
             for path in self._paths
         }
+        self._defaults = {path: self._defaults_of(schema) for path, schema in self._schemas.items()}
 
     def requests(self, count: int) -> Iterator[Hostile]:
         """`count` requests, the kinds in turn."""
         makers = (self._extreme, self._malformed, self._naughty, self._shaped, self._odd, self._abusive)
+        sequences = [random.Random(f"{self._seed} {place}") for place in range(len(makers))]
         for number in range(count):
-            yield makers[number % len(makers)]()
+            turn, place = divmod(number, len(makers))
+            self._rng = sequences[place]
+            request = makers[place]()
+            yield self._fair(request.kind) if turn % 8 == 0 else request
+
+    def _fair(self, kind: str) -> Hostile:
+        match kind:
+            case "odd":
+                address, headers = fair.odd(self._rng)
+                return Hostile(kind, "GET", address, None, headers, fair=True)
+            case "extreme":
+                path, body = fair.extreme(self._rng, self._bases)
+            case "malformed":
+                path, body = fair.malformed(self._rng, self._bases)
+            case "naughty":
+                path, body = fair.naughty(self._rng, self._bases, self._strings)
+            case "shaped":
+                path, body = fair.shaped(self._rng, self._bases, self._defaults)
+            case _:
+                path, body = fair.abusive(self._rng, self._bases)
+        return self._post(kind, path, body)._replace(fair=True)
+
+    def _defaults_of(self, schema: Any) -> dict[str, Any]:
+        """The defaults that the document gives for a body's members."""
+        named = self._components[schema["$ref"].rpartition("/")[2]]["properties"]
+        return {name: inner["default"] for name, inner in named.items() if "default" in inner}
 
     def _pick(self) -> tuple[str, dict[str, Any]]:
         path = self._rng.choice(self._paths)
@@ -241,7 +275,10 @@ class Maker:
             {"text": {"format": {"type": "json_schema", "name": "x", "schema": rng.choice(_ABUSIVE_SCHEMAS)}}},
             {"stop": [rng.choice(self._strings) for _ in range(rng.randint(1, 20))]},
             {"logit_bias": biases}, {"tools": [{"type": "function", "function": function}], "tool_choice": "required"},
-            {"chat_template_kwargs": {rng.choice(self._strings): rng.choice((1, "x", True))}},
+            {"chat_template_kwargs": {rng.choice(self._strings): rng.choice((1, "x", True, 2**70))}},
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {
+                "name": "f", "arguments": rng.choice(("9" * 40, '{"a": ' * 70, '["\\udc00"]', "[" * 60_000, "9" * 5000))
+            }}]}]},
             {"prompt": "x " * 20_000}, {"prompt": [rng.choice((-1, 0, 1, 4095, 4096, 2**31)) for _ in range(5)]},
             {"messages": [{"role": rng.choice(("user", "tool", "system")), "content": "y" * 10} for _ in range(300)]},
             {"lora": [{"id": rng.choice((0, 999)), "scale": 1}]}, {"n": 16, "stream": True}, {"deadline_s": 0.001},

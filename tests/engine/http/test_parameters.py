@@ -55,6 +55,14 @@ async def test_every_parameter_at_every_extreme(path: str) -> None:
         assert served.server.state.errors_total == 0
 
 
+async def test_template_variables_at_every_extreme() -> None:
+    async with serving() as served:
+        for path in ("/v1/chat/completions", "/apply-template"):
+            for raw in RAW_EXTREMES:
+                await send(served, path, BASES[path], "chat_template_kwargs", f'{{"depth": {raw}}}')
+            assert await send(served, path, BASES[path], "chat_template_kwargs", f'{{"depth": {2**70}}}') == 400
+
+
 async def test_ollama_options_at_every_extreme() -> None:
     from lathe.engine.http.ollama_in import OllamaOptions
 

@@ -88,6 +88,27 @@ def test_tool_calls_are_objects_or_text_as_the_template_likes(renderer: Renderer
     assert chat(as_text, renderer).render(messages).text == 'call {"a": 1}'
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    ["1" * 40, '{"a": -' + "9" * 4000 + "}", '"\\ud800"', "[" * 100_000, "[" * 900 + "]" * 900, "9" * 5000, "NaN",
+     "1e999", '{"a": ' * 70 + "1" + "}" * 70],
+    ids=lambda text: text[:10],
+)  # fmt: skip
+def test_arguments_are_rendered_whatever_a_model_wrote(renderer: Renderer, arguments: str) -> None:
+    messages = [Message("assistant", tool_calls=(ToolCall("1", "f", arguments),))]
+    template = chat(
+        "{% set a = messages[0].tool_calls[0].function.arguments %}{{ a if a is string else a | tojson }}", renderer
+    )
+    assert template.render(messages).text in (arguments, "Infinity")
+
+
+def test_tools_that_no_template_could_read_are_refused(renderer: Renderer) -> None:
+    assert chat("{{ tools | tojson }}", renderer).render([], '[{"minimum": ' + "1" * 40 + "}]").text.count("1") == 40
+    for tools in ("[" * 100_000, "[" * 900 + "]" * 900, '["\\ud800"]', "[" + "9" * 5000 + "]", "x"):
+        with pytest.raises(UsageError, match="tools: no valid JSON"):
+            chat("{{ tools | tojson }}", renderer).render([], tools)
+
+
 def test_the_hash_tells_templates_apart(renderer: Renderer) -> None:
     assert chat("a", renderer).sha256 != chat("b", renderer).sha256 == chat("b", renderer).sha256
 
@@ -96,6 +117,7 @@ def test_the_hash_tells_templates_apart(renderer: Renderer) -> None:
 REFUSED = {
     "raise_exception": ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
     "syntax": ("{% for %}", "line 1"),
+    "half a character": ("{{ '\\ud800' }}", "surrogates"),
     "undefined call": ("{{ nothing() }}", "undefined"),
     "python": ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
     "globals": ("{{ raise_exception.__globals__.sys }}", "unsafe"),
