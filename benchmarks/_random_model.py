@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 
 CONTEXT, HEAD = 8192, 64
-SHAPES = {"30m": (8, 512, 1408), "70m": (10, 768, 2112), "160m": (12, 1024, 2816)}
+SHAPES = {"30m": (8, 512, 1408), "70m": (10, 768, 2112), "160m": (12, 1024, 2816), "470m": (16, 1536, 4096)}
 """Layers, width, hidden width; named by the parameters that come of them."""
 
 

@@ -66,6 +66,8 @@ class OnnxFile(msgspec.Struct, frozen=True, kw_only=True):
     """Files that the tensors' data is in, sorted."""
     parameters: int
     """Values of all weights; block-quantized ones count as what they stand for."""
+    uses: dict[str, tuple[str, ...]]
+    """Tensor -> the operators that read it, sorted."""
 
 
 def read_onnx(path: Path) -> OnnxFile:
@@ -89,6 +91,7 @@ def read_onnx(path: Path) -> OnnxFile:
             tensors=tuple(walk.tensors),
             external=external,
             parameters=walk.parameters(),
+            uses=walk.uses(),
         )
 
 
@@ -105,6 +108,8 @@ class _Walk:
         self._blocks: dict[str, int] = {}
         """Weight of a block-quantized operator -> how many values it stands for."""
         self._scales: set[str] = set()
+        self._readers: dict[str, set[str]] = {}
+        """Value -> operators that read it."""
 
     def model(self, message: Span) -> None:
         for number, value in self.wire.fields(message):
@@ -158,6 +163,14 @@ class _Walk:
             if tensor.name not in self._scales and tensor.type not in ("INT64", "STRING", "BOOL")
         )
 
+    def uses(self) -> dict[str, tuple[str, ...]]:
+        """Tell what reads each tensor."""
+        return {
+            tensor.name: tuple(sorted(self._readers[tensor.name]))
+            for tensor in self.tensors
+            if tensor.name in self._readers
+        }
+
     def _opset(self, message: Span) -> None:
         domain, version = "", 0
         for number, value in self.wire.fields(message):
@@ -183,6 +196,8 @@ class _Walk:
                 name, integer = self._attribute(self.wire.span(value), depth)
                 integers[name] = integer
         self.operators[operator] += 1
+        for name in inputs:
+            self._readers.setdefault(name, set()).add(operator)
         if operator == "MatMulNBits" and len(inputs) > 1:  # weight [N, blocks, bytes] stands for K x N values
             self._blocks[inputs[1]] = integers.get("K", 0) * integers.get("N", 0)
             self._scales.update(inputs[2:4])

@@ -15,8 +15,9 @@ import numpy as np
 from lathe.quantize.artefact import new_artefact
 from lathe.quantize.errors import UnsupportedError
 from lathe.quantize.feedback import Feedback
-from lathe.quantize.gguf.types import LAYOUTS, ValueType
-from lathe.quantize.gguf.values import GgufArray, GgufHeader, GgufTensor, Value
+from lathe.quantize.gguf.packing import packed_tensor, packed_text, packed_value, padded
+from lathe.quantize.gguf.types import ValueType
+from lathe.quantize.gguf.values import GgufHeader, GgufTensor
 from lathe.quantize.imatrix import Imatrix
 from lathe.quantize.moments import MomentFolder
 from lathe.quantize.tensor_quantizer import quantize_tensor, sampled_error
@@ -61,7 +62,7 @@ class Variants:
         head = self._folder / "head.gguf"
         if not head.exists():
             with new_artefact(head) as part:
-                part.write_bytes(_padded(self._head()))
+                part.write_bytes(padded(self._head()))
         return [head, *(self._shard(name, mix.get(name)) for name in self.tensors)]
 
     def size(self, mix: Mapping[str, str]) -> int:
@@ -91,23 +92,23 @@ class Variants:
         """
         shards = self.paths(mix)[1:]
         keys = {
-            key: _text(key) + _value(self._main.value_types[key], value)
+            key: packed_text(key) + packed_value(self._main.value_types[key], value)
             for key, value in self._main.metadata.items()
             if not key.startswith("split.")
         }
         for key, value in metadata.items():
-            keys[key] = _text(key) + _value(ValueType.STRING if isinstance(value, str) else ValueType.UINT32, value)
+            keys[key] = packed_text(key) + packed_value(
+                ValueType.STRING if isinstance(value, str) else ValueType.UINT32, value
+            )
         table, offset, sizes = b"", 0, []
         for name, tensor in self.tensors.items():
             stored = tensor_type(mix[name]) if name in mix else tensor.type
-            dimensions = b"".join(struct.pack("<Q", size) for size in tensor.shape)
-            table += _text(name) + struct.pack("<I", len(tensor.shape)) + dimensions
-            table += struct.pack("<IQ", stored.id, offset)
+            table += packed_tensor(name, tensor.shape, stored.id, offset)
             sizes.append(stored.size(tensor.shape))
             offset += -(-sizes[-1] // _ALIGNMENT) * _ALIGNMENT
         with path.open("wb") as file:
             file.write(
-                _padded(struct.pack("<4sIQQ", b"GGUF", 3, len(sizes), len(keys)) + b"".join(keys.values()) + table)
+                padded(struct.pack("<4sIQQ", b"GGUF", 3, len(sizes), len(keys)) + b"".join(keys.values()) + table)
             )
             for shard, size in zip(shards, sizes, strict=True):
                 with shard.open("rb") as source:
@@ -123,9 +124,8 @@ class Variants:
         if path.exists():
             return path
         with new_artefact(path) as part, part.open("wb") as file:
-            dimensions = b"".join(struct.pack("<Q", size) for size in tensor.shape)
-            table = _text(name) + struct.pack("<I", len(tensor.shape)) + dimensions + struct.pack("<IQ", stored.id, 0)
-            file.write(_padded(struct.pack("<4sIQQ", b"GGUF", 3, 1, 3) + self._split(self._numbers[name]) + table))
+            table = packed_tensor(name, tensor.shape, stored.id, 0)
+            file.write(padded(struct.pack("<4sIQQ", b"GGUF", 3, 1, 3) + self._split(self._numbers[name]) + table))
             header = self._header_of[name]
             if stored.name == tensor.type.name:
                 for start in range(0, tensor.nbytes, _COPY_BYTES):
@@ -144,7 +144,7 @@ class Variants:
 
     def _head(self) -> bytes:
         keys = [
-            _text(key) + _value(self._main.value_types[key], value)
+            packed_text(key) + packed_value(self._main.value_types[key], value)
             for key, value in self._main.metadata.items()
             if not key.startswith("split.")
         ]
@@ -152,27 +152,7 @@ class Variants:
 
     def _split(self, number: int) -> bytes:
         return (
-            _text("split.no") + struct.pack("<IH", ValueType.UINT16, number)
-            + _text("split.count") + struct.pack("<IH", ValueType.UINT16, len(self.tensors) + 1)
-            + _text("split.tensors.count") + struct.pack("<Ii", ValueType.INT32, len(self.tensors))
+            packed_text("split.no") + struct.pack("<IH", ValueType.UINT16, number)
+            + packed_text("split.count") + struct.pack("<IH", ValueType.UINT16, len(self.tensors) + 1)
+            + packed_text("split.tensors.count") + struct.pack("<Ii", ValueType.INT32, len(self.tensors))
         )  # fmt: skip
-
-
-def _value(kind: ValueType, value: Value) -> bytes:
-    if isinstance(value, GgufArray):
-        head = struct.pack("<IIQ", ValueType.ARRAY, value.items, value.count)
-        if value.items is ValueType.STRING:
-            return head + b"".join(struct.pack("<Q", len(item)) + item for batch in value.batches() for item in batch)
-        return head + value.numpy().tobytes()
-    if isinstance(value, str):
-        return struct.pack("<I", kind) + _text(value)
-    return struct.pack("<I", kind) + np.array(value, LAYOUTS[kind]).tobytes()
-
-
-def _text(value: str) -> bytes:
-    data = value.encode()
-    return struct.pack("<Q", len(data)) + data
-
-
-def _padded(data: bytes) -> bytes:
-    return data + bytes(-len(data) % _ALIGNMENT)

@@ -27,7 +27,7 @@ from lathe.quantize.convert.names import Names
 from lathe.quantize.convert.plan import PlannedTensor, plan_entry, refuse_stored
 from lathe.quantize.convert.registry import family_of
 from lathe.quantize.convert.stream import encoded_pieces, refusing_faults
-from lathe.quantize.convert.writer import Encoding, Metadata, f32, file_bytes, text, u32, write_gguf
+from lathe.quantize.convert.writer import Encoding, Metadata, TensorEntry, f32, file_bytes, text, u32, write_gguf
 from lathe.quantize.errors import CheckpointError, InputMissing, UnsupportedError
 from lathe.quantize.gguf.header import read_header
 from lathe.quantize.progress import Report, silent
@@ -57,21 +57,39 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
-def convert_adapter(
-    source: Path,
-    output: Path,
-    *,
-    base: Path | None = None,
-    outtype: OutType = "f16",
-    force: bool = False,
-    report: Report | None = None,
-) -> ConversionReport:
-    """Convert a PEFT LoRA folder to a GGUF adapter.
+class AdapterPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about the file that an adapter becomes but its values."""
+
+    architecture: str
+    kind: Encoding
+    checkpoint: Checkpoint
+    """The adapter's own tensors, under its base's configuration."""
+    hparams: Hparams
+    tensors: tuple[PlannedTensor, ...]
+    metadata: Metadata
+
+    @property
+    def entries(self) -> list[TensorEntry]:
+        """The tensor table."""
+        return [tensor.entry for tensor in self.tensors]
+
+    @property
+    def parameters(self) -> int:
+        """Number of values."""
+        return sum(math.prod(entry.shape) for entry in self.entries)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the file."""
+        return file_bytes(self.metadata, self.entries)
+
+
+def plan_adapter(source: Path, *, base: Path | None = None, outtype: OutType = "f16") -> AdapterPlan:
+    """Plan the conversion of a PEFT LoRA folder; of the weights, only the headers are read.
 
     `base` is the checkpoint folder that the adapter was trained on, of which only config.json is read; None takes the
     one that the adapter names. Raises `UnsupportedError` for adapters that are more than pairs of matrices.
     """
-    began = monotonic()
     settings = _settings(source)
     config = read_json(_base(source, settings, base) / "config.json")
     checkpoint, tensors = _read(source, config)
@@ -81,34 +99,50 @@ def convert_adapter(
     kind = Encoding.F16 if outtype == "auto" else Encoding[outtype.upper()]
     alpha = _scale(settings, pairs[0]) * pairs[0].rank
     names = Names(family)
-    plan = [
-        tensor
-        for pair in pairs
-        for tensor in _planned(pair, names, hparams, kind, _scale(settings, pair) * pair.rank / alpha)
-    ]
-    entries = [tensor.entry for tensor in plan]
-    metadata: Metadata = (
-        {"general.architecture": text(family.arch)}
+    return AdapterPlan(
+        architecture=family.arch,
+        kind=kind,
+        checkpoint=checkpoint,
+        hparams=hparams,
+        tensors=tuple(
+            tensor
+            for pair in pairs
+            for tensor in _planned(pair, names, hparams, kind, _scale(settings, pair) * pair.rank / alpha)
+        ),
+        metadata={"general.architecture": text(family.arch)}
         | describe(checkpoint, -sum(pair.up.shape[0] * pair.down.shape[1] for pair in pairs), adapter=True)
         | {"adapter.type": text("lora"), "adapter.lora.alpha": f32(alpha)}
-        | {"general.file_type": u32(FILE_TYPES[kind].id), "general.quantization_version": u32(2)}
+        | {"general.file_type": u32(FILE_TYPES[kind].id), "general.quantization_version": u32(2)},
     )
+
+
+def convert_adapter(
+    source: Path,
+    output: Path,
+    *,
+    base: Path | None = None,
+    outtype: OutType = "f16",
+    force: bool = False,
+    report: Report | None = None,
+) -> ConversionReport:
+    """Convert a PEFT LoRA folder to a GGUF adapter; arguments and errors as `plan_adapter` has them."""
+    began = monotonic()
+    plan = plan_adapter(source, base=base, outtype=outtype)
     faults: dict[str, int] = {}
-    expected = file_bytes(metadata, entries)
     with (
-        new_artefact(output, inputs=checkpoint.shards, expected_bytes=expected, force=force) as part,
-        open_weights(checkpoint) as weights,
+        new_artefact(output, inputs=plan.checkpoint.shards, expected_bytes=plan.bytes, force=force) as part,
+        open_weights(plan.checkpoint) as weights,
     ):
-        pieces = encoded_pieces(plan, weights, hparams, report or silent, faults)
-        write_gguf(part, metadata, entries, pieces if force else refusing_faults(pieces, faults))
+        pieces = encoded_pieces(plan.tensors, weights, plan.hparams, report or silent, faults)
+        write_gguf(part, plan.metadata, plan.entries, pieces if force else refusing_faults(pieces, faults))
         read_header(part)
     return ConversionReport(
         output=output,
-        architecture=family.arch,
-        file_type=kind.name,
-        tensors=len(plan),
-        parameters=sum(math.prod(entry.shape) for entry in entries),
-        bytes=expected,
+        architecture=plan.architecture,
+        file_type=plan.kind.name,
+        tensors=len(plan.tensors),
+        parameters=plan.parameters,
+        bytes=plan.bytes,
         seconds=monotonic() - began,
     )
 

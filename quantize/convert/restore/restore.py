@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 from lathe.quantize.artefact import require_space
+from lathe.quantize.convert.hparams import Hparams
 from lathe.quantize.convert.names import Names
 from lathe.quantize.convert.pooling import pooling_documents
 from lathe.quantize.convert.restore.config import CHECKPOINTS, config_of, family_of, hparams_of
@@ -40,16 +41,30 @@ class RestorationReport(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
 
-def restore_checkpoint(
-    source: Path, output: Path, *, outtype: RestoredType = "auto", force: bool = False, report: Report | None = None
-) -> RestorationReport:
-    """Write the model of a GGUF file as a checkpoint folder of safetensors.
+class RestorationPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about the folder that a GGUF becomes but its values."""
+
+    architecture: str
+    """llama.cpp's name."""
+    dtype: Encoding
+    hparams: Hparams
+    tensors: tuple[RestoredTensor, ...]
+    documents: dict[str, bytes]
+    """Configuration and tokenizer, by path in the folder."""
+    warnings: tuple[str, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of the weights."""
+        return sum(tensor.nbytes(self.dtype) for tensor in self.tensors)
+
+
+def plan_restoration(source: Path, *, outtype: RestoredType = "auto") -> RestorationPlan:
+    """Plan the way back; of the weights, only the headers are read.
 
     `outtype` auto keeps 32 bits where the file has them and the 16 bits it was made of, F16 for quantized files.
-    `force` replaces an existing folder. Raises `GgufError`, `UnsupportedError` for an architecture without a way back,
-    `OutputError`.
+    Raises `GgufError`, `UnsupportedError` for an architecture without a way back.
     """
-    began = monotonic()
     headers = read_sharded(source)
     first = headers[0]
     architecture = first.architecture or ""
@@ -74,21 +89,39 @@ def restore_checkpoint(
         {"config.json": config} | pooling_documents(pooling if type(pooling) is int else None)
     ).items():
         documents[name] = msgspec.json.format(msgspec.json.encode(content))
-    size = sum(tensor.nbytes(dtype) for tensor in tensors)
-    require_space(output.parent, size)
+    return RestorationPlan(
+        architecture=architecture,
+        dtype=dtype,
+        hparams=hparams,
+        tensors=tuple(tensors),
+        documents=documents,
+        warnings=(*doubts, *warnings),
+    )
+
+
+def restore_checkpoint(
+    source: Path, output: Path, *, outtype: RestoredType = "auto", force: bool = False, report: Report | None = None
+) -> RestorationReport:
+    """Write the model of a GGUF file as a checkpoint folder of safetensors; `force` replaces an existing folder.
+
+    Raises what `plan_restoration` does, and `OutputError`.
+    """
+    began = monotonic()
+    plan = plan_restoration(source, outtype=outtype)
+    require_space(output.parent, plan.bytes)
     with new_folder(output, force=force) as part:
-        for name, content in documents.items():
+        for name, content in plan.documents.items():
             (part / name).parent.mkdir(exist_ok=True)
             (part / name).write_bytes(content)
-        write_weights(part / "model.safetensors", tensors, hparams, dtype, report or silent)
+        write_weights(part / "model.safetensors", plan.tensors, plan.hparams, plan.dtype, report or silent)
     return RestorationReport(
         output=output,
-        architecture=CHECKPOINTS[architecture].name,
-        dtype=dtype,
-        tensors=len(tensors),
-        bytes=size,
+        architecture=CHECKPOINTS[plan.architecture].name,
+        dtype=plan.dtype,
+        tensors=len(plan.tensors),
+        bytes=plan.bytes,
         seconds=monotonic() - began,
-        warnings=(*doubts, *warnings),
+        warnings=plan.warnings,
     )
 
 
