@@ -27,6 +27,9 @@ MAX_SEQUENCES = 256
 """llama.cpp's own limit."""
 SPARE_SEQUENCES = 8
 """Native sequences beyond the slots that a prefix cache has at least."""
+SEQUENCES = 96
+"""Native sequences of a worker with few slots. llama.cpp compares all pairs of them for every batch: 256 cost a small
+model an eighth of each token (55 us), 96 cost 8 us."""
 LOGITS = 64 * MIB
 """What the rows of logits of one batch may take."""
 SCORES = 512 * MIB
@@ -132,12 +135,18 @@ def kv_cache(shape: Shape, tokens: int, kv_type: KvType, slots: int) -> int:
     return shape.layers * pad(tokens) * row
 
 
-def sequences(vocabulary: int, slots: int, *, recurrent: bool = False) -> int:
-    """Native sequences of a worker: its slots, and those the prefix cache keeps, as many as their logits allow."""
+def outputs(vocabulary: int, slots: int, *, recurrent: bool = False) -> int:
+    """Rows of logits of one batch: one per slot, and as many as may be kept for prompts that are scored."""
     if recurrent:
-        return slots  # each has a state of its own, and none is shared
+        return slots
     affordable = LOGITS // (_FLOAT * max(1, vocabulary))
     return min(MAX_SEQUENCES, max(slots + SPARE_SEQUENCES, affordable))
+
+
+def sequences(vocabulary: int, slots: int, *, recurrent: bool = False) -> int:
+    """Native sequences of a worker: its slots, and those that the prefix cache keeps; each has a row of logits."""
+    rows = outputs(vocabulary, slots, recurrent=recurrent)
+    return min(rows, max(slots + SPARE_SEQUENCES, SEQUENCES))  # a recurrent one has a state each, and shares none
 
 
 def choose_attention(options: LoadOptions, heads: int, cells: int, *, on_cpu: bool) -> tuple[bool | None, int]:
@@ -162,19 +171,20 @@ def choose_attention(options: LoadOptions, heads: int, cells: int, *, on_cpu: bo
 def compute(shape: Shape, tokens: int, options: LoadOptions) -> int:
     """The scratch buffer at the widest moment of one batch, and the logits of every sequence."""
     cells = tokens if shape.encoder else pad(tokens)
-    outputs = sequences(shape.vocabulary, options.slots, recurrent=shape.recurrent)
+    rows = outputs(shape.vocabulary, options.slots, recurrent=shape.recurrent)
     wish, small = choose_attention(options, shape.heads, cells, on_cpu=options.gpu_layers == 0 and not shape.encoder)
     # An encoder reads a text in one piece; buffers are made for a whole number of tokens per sequence.
     batch = tokens if shape.encoder else min(small, cells)
-    batch = math.ceil(batch / outputs) * outputs
+    parallel = sequences(shape.vocabulary, options.slots, recurrent=shape.recurrent)
+    batch = math.ceil(batch / parallel) * parallel
     flash = wish is not False
     mask = shape.masks * batch * cells * (2 if flash else _FLOAT)
     attention = mask + batch * _FLOAT * (3 * shape.embedding + 2 * shape.query + shape.keys + shape.values)
     if not flash:
         attention += batch * _FLOAT * cells * shape.heads
     forward = mask + batch * _FLOAT * (3 * shape.hidden + 4 * shape.embedding)
-    logits = min(batch, outputs) * _FLOAT * (shape.vocabulary + 2 * shape.embedding)
-    return max(attention, forward, logits) + outputs * shape.vocabulary * _FLOAT
+    logits = min(batch, rows) * _FLOAT * (shape.vocabulary + 2 * shape.embedding)
+    return max(attention, forward, logits) + rows * shape.vocabulary * _FLOAT
 
 
 def process(shape: Shape) -> int:

@@ -26,7 +26,7 @@ def main() -> None:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = wish["tokens"], wish["batch"], wish["batch"]
         params.n_seq_max, params.kv_unified, params.n_threads = wish["sequences"], True, 1
-        params.n_outputs_max = wish["sequences"]
+        params.n_outputs_max = wish["outputs"]
         params.flash_attn_type = 1 if wish["flash"] else 0
         params.type_k = params.type_v = KV_TYPES[wish["kv"]]
         context = llama_cpp.llama_init_from_model(model, params)
@@ -34,6 +34,9 @@ def main() -> None:
         sums = {"KV": 0.0, "compute": 0.0, "output": 0.0}
         for kind, amount in LINE.findall("".join(lines)):
             sums[kind] += float(amount) * 1024**2
+        # The buffer of logits is made for a row per sequence and grows when prompts are scored.
+        words = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+        sums["output"] += 4.0 * (wish["outputs"] - wish["sequences"]) * words
         reports.append([sums["KV"], sums["compute"] + sums["output"]])
         llama_cpp.llama_free(context)
     print(json.dumps(reports))

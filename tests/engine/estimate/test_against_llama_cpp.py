@@ -33,9 +33,14 @@ def test_the_estimate_is_close_and_not_low(tmp_path: Path, shape: str) -> None:
     card = random_gguf.write(path, **SHAPES[shape])
     known = footprint.shape_of(card)
     assert known is not None
-    asked = [
-        wish | {"sequences": footprint.sequences(known.vocabulary, wish["slots"])} for wish in WISHES
-    ]  # as a worker asks
+    asked = [  # as a worker asks
+        wish
+        | {
+            "sequences": footprint.sequences(known.vocabulary, wish["slots"]),
+            "outputs": footprint.outputs(known.vocabulary, wish["slots"]),
+        }
+        for wish in WISHES
+    ]
     done = subprocess.run(
         [sys.executable, str(BUFFERS), str(path), json.dumps(asked)], capture_output=True, text=True, check=True
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 from lathe.engine.errors import DataError, MissingError
-from lathe.engine.footprint import choose_attention
+from lathe.engine.footprint import choose_attention, outputs, sequences
 from lathe.engine.native.llama import (
     KV_TYPES,
     ContextOptions,
@@ -31,12 +31,6 @@ from lathe.engine.worker.messages import LoadOptions, WorkerInfo
 from lathe.quantize.gguf.header import read_sharded
 from lathe.quantize.libllama import Level
 
-MAX_SEQUENCES = 256
-"""llama.cpp's own limit."""
-_SPARE_SEQUENCES = 8
-"""Native sequences beyond the slots that the prefix cache has at least."""
-_LOGITS_BYTES = 64 * 2**20
-"""What the rows of logits of one batch may take."""
 _KV_SHARE = 0.6
 """Part of the free memory that a KV cache of unstated size may take."""
 _SPILL_CACHES, _SPILL_SHARE = 4, 0.125
@@ -106,7 +100,7 @@ def load(path: str, options: LoadOptions, progress: Progress) -> Loaded:
     buffers = _Buffers()
     with logged(buffers):
         model = LlamaModel(file, gpu_layers=_gpu_layers(options), progress=report)
-        context, sequences = _context(model, options)
+        context = _context(model, options)
     info = WorkerInfo(
         backend="llama_cpp",
         pid=os.getpid(),
@@ -131,31 +125,30 @@ def load(path: str, options: LoadOptions, progress: Progress) -> Loaded:
         system=bindings().llama_print_system_info().decode("utf-8", "replace"),
     )
     spill_tokens = _spill_tokens(options, info) if options.prefix_cache else 0
-    return Loaded(model, context, info, sequences, sequences, model.is_recurrent, spill_tokens)
+    return Loaded(
+        model, context, info, context.options.n_seq_max, context.options.n_outputs_max, model.is_recurrent, spill_tokens
+    )
 
 
-def _context(model: LlamaModel, options: LoadOptions) -> tuple[LlamaContext, int]:
+def _context(model: LlamaModel, options: LoadOptions) -> LlamaContext:
     tokens = _context_tokens(model, options)
     cells = options.kv_tokens or min(tokens * options.slots, max(tokens, _affordable(model, options)))
     cells = max(_PAD, -(-cells // _PAD) * _PAD)
-    affordable = _LOGITS_BYTES // (4 * model.n_vocab)
-    sequences = min(MAX_SEQUENCES, max(options.slots + _SPARE_SEQUENCES, affordable))
-    if model.is_recurrent:
-        sequences = options.slots  # each sequence has a state of its own, and none is shared
+    parallel = sequences(model.n_vocab, options.slots, recurrent=model.is_recurrent)
+    rows = outputs(model.n_vocab, options.slots, recurrent=model.is_recurrent)
     batch = max(options.batch_tokens, options.slots)
     heads = _number(model, "attention.head_count", max(1, model.n_embd // 64))
     flash, micro = choose_attention(options, heads, cells, on_cpu=not _offloaded(model, options))
     scale = 1 / options.rope_scale if options.rope_scale else 0.0
-    context = LlamaContext(
+    return LlamaContext(
         model,
         ContextOptions(
-            n_ctx=cells, n_batch=batch, n_ubatch=micro, n_seq_max=sequences, n_outputs_max=sequences,
+            n_ctx=cells, n_batch=batch, n_ubatch=micro, n_seq_max=parallel, n_outputs_max=rows,
             n_threads=options.threads or 0, kv_type_k=options.kv_type, kv_type_v=options.kv_type,
             flash_attention=flash, kv_unified=True,
             rope_scaling=_ROPE[options.rope_scaling], rope_freq_scale=scale,  # type: ignore[arg-type]
         ),
     )  # fmt: skip
-    return context, sequences
 
 
 def _context_tokens(model: LlamaModel, options: LoadOptions) -> int:
