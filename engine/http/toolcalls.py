@@ -45,6 +45,8 @@ class ToolReader:
     def __init__(self, names: frozenset[str], *, forced: bool = False) -> None:
         self._names = names
         self._buffer = ""
+        self._gap = ""
+        """White space before a tag, which is text again if the tag holds no call."""
         # With a forced call the grammar lets nothing but its JSON through.
         self._mode: Literal["start", "text", "gap", "tag", "json", "whole"] = "whole" if forced else "start"
 
@@ -67,6 +69,7 @@ class ToolReader:
             call = self._call(rest.removeprefix(OPEN))
             if call is not None:
                 return [call]
+            rest = self._gap + rest
         elif self._mode == "gap" and not rest.strip():
             return []
         return [rest] if rest else []
@@ -107,7 +110,7 @@ class ToolReader:
         if self._mode == "gap" and not text.strip():
             if start < 0:
                 return False
-            text = ""
+            self._gap, text = text, ""
         self._buffer = self._buffer[cut:]
         if text:
             found.append(text)
@@ -122,7 +125,8 @@ class ToolReader:
             return False
         inside, self._buffer = self._buffer[len(OPEN) : end], self._buffer[end + len(CLOSE) :]
         call = self._call(inside)
-        found.append(f"{OPEN}{inside}{CLOSE}" if call is None else call)
+        found.append(f"{self._gap}{OPEN}{inside}{CLOSE}" if call is None else call)
+        self._gap = ""
         self._mode = "text" if call is None else "gap"
         return True
 

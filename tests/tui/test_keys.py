@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import AsyncIterator
 from typing import Any
 
 import click
@@ -25,6 +26,7 @@ from lathe.tui.widgets.transcript import Transcript
 from rich.cells import cell_len
 from support.screens import running, screen_lines, screen_text, type_text, until
 from textual.binding import Binding
+from textual.pilot import Pilot
 
 SOURCES: list[type] = [
     LatheApp, PlaceScreen, FilterRow, Grid, LogView, Prompt, Sheet, Transcript, *(place.kind() for place in PLACES),
@@ -82,30 +84,39 @@ async def test_every_action_is_in_the_palette() -> None:
                     assert identity in found or binding.action in actions, identity
 
 
-@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.mode)
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
-async def test_hints_fit(place: Any, width: int) -> None:
-    async with running(size=(width, 24), mode=place.mode) as (app, pilot, _):
+async def test_hints_fit(width: int) -> None:
+    async with running(size=(width, 24)) as (app, pilot, _):
+        async for mode in _every_place(app, pilot):
+            for press in ([], ["escape"]):
+                await pilot.press(*press)
+                await pilot.pause()
+                last = screen_lines(app)[-1]
+                assert cell_len(last) <= width, mode
+                assert re.search(r"(\?|f1) help", last), (mode, last)
+                screen: Any = app.screen
+                assert len(screen.query_one("HintsRow")._spots) <= (MAX_HINTS if width < 100 else 14), mode
+
+
+async def _every_place(app: LatheApp, pilot: Pilot[None]) -> AsyncIterator[str]:
+    for place in PLACES:
+        await app.action_go(place.mode)
+        await until(pilot, lambda mode=place.mode: app.current_mode == mode)
         await pilot.pause()
-        for press in ([], ["escape"]):
-            await pilot.press(*press)
+        yield place.mode
+
+
+async def test_help_lists_every_key_of_each_place() -> None:
+    async with running(size=(120, 80)) as (app, pilot, _):
+        async for mode in _every_place(app, pilot):
+            await pilot.press("f1")
             await pilot.pause()
-            last = screen_lines(app)[-1]
-            assert cell_len(last) <= width
-            assert re.search(r"(\?|f1) help", last), last
-            screen: Any = app.screen
-            assert len(screen.query_one("HintsRow")._spots) <= (MAX_HINTS if width < 100 else 14)
-
-
-@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.mode)
-async def test_help_lists_every_key_of_the_place(place: Any) -> None:
-    async with running(size=(120, 80), mode=place.mode) as (app, pilot, _):
-        await pilot.press("f1")
-        await pilot.pause()
-        text = screen_text(app)
-        for binding in flat(place.kind().__dict__["BINDINGS"]):
-            wanted = (binding.tooltip or binding.description)[:50]
-            assert wanted in text, binding.id
+            text = screen_text(app)
+            kind = next(place.kind() for place in PLACES if place.mode == mode)
+            for binding in flat(kind.__dict__["BINDINGS"]):
+                wanted = (binding.tooltip or binding.description)[:50]
+                assert wanted in text, (mode, binding.id)
+            await pilot.press("escape")
 
 
 async def test_help_again_shows_all_keys() -> None:
@@ -118,16 +129,18 @@ async def test_help_again_shows_all_keys() -> None:
         assert "All keys" in screen_text(app)
 
 
-@pytest.mark.parametrize("place", [place for place in PLACES if place.key], ids=lambda place: place.mode)
-async def test_digits_and_function_keys_go_to_places(place: Any) -> None:
-    async with running(mode="logs" if place.mode != "logs" else "jobs") as (app, pilot, _):
-        await pilot.press(place.key)
-        await until(pilot, lambda: app.current_mode == place.mode)
-        if place.key != "0":
-            await app.action_go("chat")
+async def test_digits_and_function_keys_go_to_places() -> None:
+    async with running(mode="logs") as (app, pilot, _):
+        for place in [place for place in PLACES if place.key]:
+            await app.action_go("logs" if place.mode != "logs" else "jobs")
             await pilot.pause()
-            await pilot.press(f"f{int(place.key) + 1}")
-            await until(pilot, lambda: app.current_mode == place.mode)
+            await pilot.press(place.key or "")
+            await until(pilot, lambda mode=place.mode: app.current_mode == mode)
+            if place.key != "0":
+                await app.action_go("chat")
+                await pilot.pause()
+                await pilot.press(f"f{int(place.key or '') + 1}")
+                await until(pilot, lambda mode=place.mode: app.current_mode == mode)
 
 
 async def test_control_o_jumps_from_inside_a_text_box() -> None:
@@ -181,11 +194,10 @@ def _resolves(command: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.mode)
-async def test_the_command_of_a_place_is_a_command(place: Any) -> None:
-    async with running(mode=place.mode) as (app, pilot, _):
-        await pilot.pause()
-        current = app.current_place
-        assert current is not None
-        assert _resolves(current.command()), current.command()
-        assert _resolves(place.command), place.command
+async def test_the_command_of_each_place_is_a_command() -> None:
+    assert [place.command for place in PLACES if not _resolves(place.command)] == []
+    async with running() as (app, pilot, _):
+        async for mode in _every_place(app, pilot):
+            current = app.current_place
+            assert current is not None, mode
+            assert _resolves(current.command()), current.command()

@@ -6,10 +6,12 @@ import msgspec
 import pytest
 from lathe.engine.states import Percentiles
 from lathe.engine.telemetry.sample import Sample
+from lathe.tui.app import LatheApp
 from lathe.tui.places import PLACES
 from rich.cells import cell_len
 from support.screens import running, screen_lines, screen_text, tick, until
 from support.scripted_workbench import ScriptedWorkbench
+from textual.pilot import Pilot
 
 SIZES = [(80, 24), (120, 40), (160, 50)]
 TELLING = {
@@ -57,27 +59,11 @@ def _check_frame(lines: list[str], width: int, height: int) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.mode)
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-async def test_on_a_living_workbench(place: object, size: tuple[int, int]) -> None:
-    mode = place.mode  # type: ignore[attr-defined]
-    async with running(size=size, mode=mode) as (app, pilot, _):
-        await until(pilot, lambda: TELLING[mode] in screen_text(app))
-        _check_frame(screen_lines(app), *size)
-
-
-@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.mode)
-async def test_on_an_empty_workbench(place: object) -> None:
-    mode = place.mode  # type: ignore[attr-defined]
-    async with running(ScriptedWorkbench(living=False), mode=mode) as (app, pilot, _):
-        await pilot.press("escape")
-        await until(pilot, lambda: EMPTY[mode] in screen_text(app))
-        _check_frame(screen_lines(app), 80, 24)
-
-
-@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.mode)
-async def test_without_an_engine(place: object) -> None:
+async def test_the_app_starts_in(place: object) -> None:
     mode = place.mode  # type: ignore[attr-defined]
     async with running(mode=mode) as (app, pilot, bench):
+        await until(pilot, lambda: TELLING[mode] in screen_text(app))
+        _check_frame(screen_lines(app), 80, 24)
         bench.lost = True
         await tick(app, pilot, bench)
         lines = screen_lines(app)
@@ -88,15 +74,40 @@ async def test_without_an_engine(place: object) -> None:
         assert app.is_running
 
 
+async def _shows(app: LatheApp, pilot: Pilot[None], mode: str, wanted: str) -> str:
+    """Go to a place, wait for its telling text, and return the screen."""
+    await app.action_go(mode)
+    await until(pilot, lambda: app.current_mode == mode and wanted in screen_text(app))
+    return screen_text(app)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+async def test_on_a_living_workbench(size: tuple[int, int]) -> None:
+    async with running(size=size) as (app, pilot, _):
+        for mode, wanted in TELLING.items():
+            await _shows(app, pilot, mode, wanted)
+            _check_frame(screen_lines(app), *size)
+
+
+async def test_on_an_empty_workbench() -> None:
+    async with running(ScriptedWorkbench(living=False)) as (app, pilot, _):
+        await pilot.press("escape")
+        for mode, wanted in EMPTY.items():
+            await _shows(app, pilot, mode, wanted)
+            _check_frame(screen_lines(app), 80, 24)
+
+
+def test_each_place_has_its_words() -> None:
+    assert set(TELLING) == set(EMPTY) == {place.mode for place in PLACES}
+
+
 @pytest.mark.parametrize("glyphs", ["ascii", "blocks"])
-@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.mode)
-async def test_in_ascii_every_character_is_ascii(place: object, glyphs: str) -> None:
-    mode = place.mode  # type: ignore[attr-defined]
-    async with running(mode=mode, glyphs=glyphs) as (app, pilot, _):
-        await until(pilot, lambda: TELLING[mode] in screen_text(app))
-        text = screen_text(app)
-        if glyphs == "ascii":
-            assert text.isascii(), sorted({c for c in text if not c.isascii()})
+async def test_in_ascii_every_character_is_ascii(glyphs: str) -> None:
+    async with running(glyphs=glyphs) as (app, pilot, _):
+        for mode, wanted in TELLING.items():
+            text = await _shows(app, pilot, mode, wanted)
+            if glyphs == "ascii":
+                assert text.isascii(), (mode, sorted({c for c in text if not c.isascii()}))
 
 
 @pytest.mark.parametrize("size", [(59, 24), (40, 12), (20, 6), (80, 15)], ids=lambda size: f"{size[0]}x{size[1]}")

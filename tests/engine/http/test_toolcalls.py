@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from lathe.engine.generation import ToolCall
 from lathe.engine.http.problems import Problem
@@ -75,6 +75,8 @@ def test_the_split_does_not_matter(fragments: list[str], data: st.DataObject) ->
 
 
 @given(st.lists(FRAGMENTS, max_size=12))
+@example([" ", "<tool_call>"])
+@example(["\n", "<tool_call>", "</tool_call>", " "])
 def test_no_text_is_lost_unless_it_became_a_call(fragments: list[str]) -> None:
     text = "".join(fragments)
     content, calls = read(text)
