@@ -78,7 +78,7 @@ from lathe.store.database import Database
 from lathe.store.evals import Review
 from lathe.store.keys import KeyRing, StoredKey
 from lathe.store.models import ModelEntry
-from lathe.store.rag.values import StoredDocument, StoredPassage, StoreStats
+from lathe.store.rag.values import Question, StoredDocument, StoredPassage, StoreStats
 
 if TYPE_CHECKING:
     from lathe.engine.http.server import HttpServer
@@ -463,6 +463,16 @@ class LocalWorkbench:
     async def share_store(self, name: str, principals: list[str]) -> StoreStats:
         """Say which API keys may search a store."""
         return await self._stores.share(name, tuple(principals))
+
+    async def store_questions(self, name: str) -> list[Question]:
+        """A store's golden questions."""
+        return await self._stores.questions(name)
+
+    async def remove_store(self, name: str) -> int:
+        """Delete a store for good."""
+        free = await self._stores.remove(name)
+        self._journal.write(f"store {name} deleted, {free} bytes")
+        return free
 
     async def watch_store(self, name: str, interval_s: float = 2.0) -> AsyncGenerator[Watched, None]:
         """Bring a store up to date whenever its folders change."""

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from lathe.engine.generation import Message, Sampling
 from lathe.engine.worker.messages import LoadOptions
-from lathe.store.rag.values import DuplicatePolicy, Recipe
+from lathe.store.rag.values import DuplicatePolicy, Filter, Recipe
 from msgspec import Meta
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -222,7 +222,7 @@ class TuneStep(_Step, frozen=True, kw_only=True, tag="tune"):
     context: Positive = 256
     chunks: Positive = 48
     minutes: Annotated[float, Meta(gt=0)] = 30
-    """After this nothing optional is begun."""
+    """The search is planned by what its first steps take; what there is no time for is left out, and named."""
     speed: bool = True
     """Time prompt and generation of every point, and ways to run the chosen one."""
     kv_types: Annotated[tuple[str, ...], Meta(min_length=1)] = ("f16", "q8_0")
@@ -351,6 +351,10 @@ class RagQueryStep(_Step, frozen=True, kw_only=True, tag="rag-query"):
     k: Positive = 10
     mode: Literal["hybrid", "dense", "bm25"] = "hybrid"
     reranker: str | None = None
+    mmr: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Trade between relevance (1) and novelty (0)."""
+    filter: Filter = Filter()
+    """Which passages may be found."""
 
 
 class RagAskStep(_Step, frozen=True, kw_only=True, tag="rag-ask"):
@@ -364,6 +368,14 @@ class RagAskStep(_Step, frozen=True, kw_only=True, tag="rag-ask"):
     support: bool = True
     quote: bool = False
     """Hold the model to sentences of the passages, word for word."""
+    always: bool = False
+    """Let the model answer even when what was found is weak."""
+    mode: Literal["hybrid", "dense", "bm25"] = "hybrid"
+    reranker: str | None = None
+    mmr: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Trade between relevance (1) and novelty (0)."""
+    filter: Filter = Filter()
+    """Which passages may be found."""
 
 
 class RagEvalStep(_Step, frozen=True, kw_only=True, tag="rag-eval"):

@@ -45,7 +45,7 @@ from lathe.engine.worker.messages import LoadOptions
 from lathe.quantize.card import ModelCard
 from lathe.store.evals import Review
 from lathe.store.models import ModelEntry
-from lathe.store.rag.values import StoredDocument, StoredPassage, StoreStats
+from lathe.store.rag.values import Question, StoredDocument, StoredPassage, StoreStats
 
 
 class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
@@ -273,6 +273,12 @@ class Workbench(Protocol):
 
     async def share_store(self, name: str, principals: list[str]) -> StoreStats:
         """Say which API keys may search a store; an empty list: all of them."""
+
+    async def store_questions(self, name: str) -> list[Question]:
+        """A store's golden questions, confirmed ones and drafts, by id."""
+
+    async def remove_store(self, name: str) -> int:
+        """Delete a store for good, never its documents; returns the bytes that are free again."""
 
     def watch_store(self, name: str, interval_s: float = 2.0) -> AsyncGenerator[Watched, None]:
         """Bring a store up to date now and whenever its folders change, until the caller leaves."""

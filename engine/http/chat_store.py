@@ -33,6 +33,8 @@ class StoreChoice(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit
     mode: Literal["hybrid", "dense", "bm25"] = "hybrid"
     filter: StoreFilter | None = None
     reranker: ModelName | None = None
+    mmr: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Trade between relevance (1) and novelty (0)."""
     support: bool = False
     """Measure which passage causes which sentence."""
     quote: bool = False
@@ -90,7 +92,7 @@ async def attach(call: Call, choice: StoreChoice, request: GenerationRequest) ->
         store=stats.settings.name, question=last.content, model=request.model, history=tuple(_plain(history)),
         k=choice.k, mode=choice.mode, filter=as_filter(choice.filter), reranker=reranker.name if reranker else None,
         max_tokens=request.max_tokens or _TOKENS, sampling=request.sampling, support=choice.support,
-        quote=choice.quote, always=choice.always, principal=asker(call),
+        quote=choice.quote, always=choice.always, mmr=choice.mmr, principal=asker(call),
     )  # fmt: skip
     return asked, Grounds()
 

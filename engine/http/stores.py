@@ -16,8 +16,7 @@ from lathe.engine.http.problems import Problem
 from lathe.engine.http.wire import ModelName
 from lathe.engine.rag.requests import Hit, SearchRequest
 from lathe.engine.rag.stores import may_search
-from lathe.store.rag.store import is_store_name
-from lathe.store.rag.values import Filter, StoredPassage, StoreStats
+from lathe.store.rag.values import Filter, StoredPassage, StoreStats, is_store_name
 from msgspec import Meta
 
 MAX_HITS = 200

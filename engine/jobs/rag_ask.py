@@ -33,7 +33,8 @@ async def run(step: RagAskStep, context: ServiceContext) -> Outcome:
 async def _answer(step: RagAskStep, question: str, context: ServiceContext) -> dict[str, Figure]:
     request = AskRequest(
         store=step.store, question=question, model=step.model, k=step.k, max_tokens=step.max_tokens,
-        support=step.support, quote=step.quote,
+        support=step.support, quote=step.quote, always=step.always, mode=step.mode, reranker=step.reranker,
+        mmr=step.mmr, filter=step.filter,
     )  # fmt: skip
     row: dict[str, Figure] = {"question": question}
     given: list[str] = []

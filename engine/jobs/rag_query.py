@@ -18,8 +18,11 @@ async def run(step: RagQueryStep, context: ServiceContext) -> Outcome:
     for number, question in enumerate(step.questions):
         await context.progress("searching", number, len(step.questions), "question")
         result = await context.workbench.search_store(
-            SearchRequest(store=step.store, query=question, k=step.k, mode=step.mode, reranker=step.reranker)
-        )
+            SearchRequest(
+                store=step.store, query=question, k=step.k, mode=step.mode, reranker=step.reranker, mmr=step.mmr,
+                filter=step.filter,
+            )
+        )  # fmt: skip
         seconds += result.timings["total"]
         rows += [
             {"question": question, "rank": hit.rank, "score": hit.score, "path": hit.passage.path,

@@ -11,8 +11,8 @@ from lathe.engine.errors import LatheError, MissingError, UsageError
 from lathe.engine.jobs.services import ServiceContext
 from lathe.engine.paths import Home
 from lathe.engine.rag.embedding import Embedder, open_embedder
-from lathe.store.rag.store import RagStore, is_store_name
-from lathe.store.rag.values import Column, StoreSettings
+from lathe.store.rag.store import RagStore
+from lathe.store.rag.values import Column, StoreSettings, is_store_name
 
 
 async def home_of(context: ServiceContext) -> Home:

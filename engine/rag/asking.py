@@ -42,7 +42,7 @@ async def ask(workbench: Workbench, searcher: Searcher, request: AskRequest) -> 
     result = await searcher.search(
         SearchRequest(
             store=request.store, query=request.question, k=request.k, mode=request.mode, filter=request.filter,
-            reranker=request.reranker, principal=request.principal,
+            reranker=request.reranker, mmr=request.mmr, principal=request.principal,
         )
     )  # fmt: skip
     weak = not result.hits or await _weak(searcher, request.question, result)

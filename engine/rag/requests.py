@@ -80,6 +80,8 @@ class AskRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     mode: Mode = "hybrid"
     filter: Filter = Filter()
     reranker: str | None = None
+    mmr: float | None = None
+    """Trade between relevance (1) and novelty (0); None: relevance alone."""
     max_tokens: int = 256
     sampling: Sampling = Sampling(temperature=0.0)
     support: bool = True

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 from lathe.engine.errors import LatheError, MissingError, PolicyError, UsageError
+from lathe.engine.jobs.values import FINAL
 from lathe.engine.rag.asking import ask
 from lathe.engine.rag.embedding import Embedder, open_embedder
 from lathe.engine.rag.exploring import stored_report
@@ -33,11 +34,20 @@ from lathe.engine.rag.requests import (
 from lathe.engine.rag.searching import Searcher
 from lathe.engine.steps import RagBuildStep, RagReembedStep
 from lathe.engine.workbench import Workbench
-from lathe.store.errors import StoreError, StoreReadOnly
+from lathe.store.errors import NotFound, StoreError, StoreReadOnly
 from lathe.store.rag import columns, documents, versions
+from lathe.store.rag import questions as golden
 from lathe.store.rag.knn import Nearest
-from lathe.store.rag.store import RagStore, is_store_name
-from lathe.store.rag.values import EmbedderIdentity, StoredDocument, StoredPassage, StoreSettings, StoreStats
+from lathe.store.rag.store import RagStore, remove_file
+from lathe.store.rag.values import (
+    EmbedderIdentity,
+    Question,
+    StoredDocument,
+    StoredPassage,
+    StoreSettings,
+    StoreStats,
+    is_store_name,
+)
 
 if TYPE_CHECKING:
     from sqlite_utils import Database as Connection
@@ -166,6 +176,30 @@ class Stores:
 
         await asyncio.to_thread(work)
         return await asyncio.to_thread(opened.store.stats)
+
+    async def questions(self, name: str) -> list[Question]:
+        """Golden questions by id, drafts among them."""
+        return await self._read(name, lambda db: golden.listing(db, drafts=True))
+
+    async def remove(self, name: str) -> int:
+        """Delete a store for good, unless a job has to do with it; returns the bytes that are free again."""
+        path = self.path_of(name)
+        busy = next(
+            (
+                job
+                for job in await self._workbench.jobs()
+                if job.state not in FINAL and getattr(job.step, "store", None) == name
+            ),
+            None,
+        )
+        if busy is not None:
+            raise UsageError(f"{busy.id} is at work on store {name}", hint=f"`lathe jobs cancel {busy.id}` first")
+        async with self._guard:
+            await self._drop(name)
+        try:
+            return await asyncio.to_thread(remove_file, path)
+        except NotFound as error:
+            raise MissingError(f"there is no store {name!r}", hint=error.hint) from error
 
     async def watch(self, name: str, interval_s: float = 2.0) -> AsyncGenerator[Watched, None]:
         """Bring a store up to date whenever its folders change, until the caller leaves the loop."""

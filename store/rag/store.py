@@ -6,7 +6,8 @@ the file's lock, so that two processes never write it; readers need no lock and 
 
 from __future__ import annotations
 
-import re
+import stat
+import time
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lathe.store import driver
 from lathe.store.database import Database
-from lathe.store.errors import NotFound, StoreCorrupt
+from lathe.store.errors import NotFound, StoreCorrupt, StoreError
+from lathe.store.files import discard, sync_folder
+from lathe.store.lock import StoreLock
 from lathe.store.rag import columns, index, meta, versions
 from lathe.store.rag import verify as checks
 from lathe.store.rag.schema import RAG
@@ -26,8 +29,10 @@ if TYPE_CHECKING:
     from sqlite_utils import Database as Connection
 
 Result = TypeVar("Result")
-_SETTINGS, _PREFILTER = "settings", "prefilter"
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
+_SETTINGS, PREFILTER = "settings", "prefilter"
+_MAGIC = b"SQLite format 3\0"
+_APPLICATION_ID = slice(68, 72)
+"""Where SQLite's header names the application."""
 
 
 class RagStore:
@@ -90,11 +95,11 @@ class RagStore:
 
     def prefilter(self) -> Prefilter | None:
         """The calibration of the binary prefilter, where it was measured."""
-        return self.read(lambda db: meta.get(db, _PREFILTER, Prefilter))
+        return self.read(lambda db: meta.get(db, PREFILTER, Prefilter))
 
     def set_prefilter(self, prefilter: Prefilter) -> None:
         """Keep a calibration."""
-        self.write(lambda db: meta.put(db, _PREFILTER, prefilter))
+        self.write(lambda db: meta.put(db, PREFILTER, prefilter))
 
     def stats(self) -> StoreStats:
         """The store in figures."""
@@ -112,7 +117,7 @@ class RagStore:
                 version=newest[0] if newest else None,
                 questions=db.execute("SELECT count(*) FROM questions").fetchone()[0],
                 bytes=_pragma(db, "page_count") * _pragma(db, "page_size"),
-                prefilter=meta.get(db, _PREFILTER, Prefilter),
+                prefilter=meta.get(db, PREFILTER, Prefilter),
                 index=_index_state(db, active.number) if active else "no vectors",
             )
 
@@ -146,9 +151,45 @@ class RagStore:
             raise
 
 
-def is_store_name(name: str) -> bool:
-    """Tell whether a text can name a store: one plain file name, the same on every file system."""
-    return _NAME.match(name) is not None and not name.endswith(".")
+def remove_file(path: Path) -> int:
+    """Delete a store's file for good, with what SQLite keeps beside it; returns the bytes that are free again.
+
+    A damaged store goes, too; a link or a file that is no RAG store stays. The documents are elsewhere and untouched.
+
+    Raises:
+        StoreLocked: a process writes it. StoreError: it is something else. NotFound: it is not there.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        raise NotFound(f"there is no store {path}", hint="`lathe rag list` shows every store") from None
+    if not stat.S_ISREG(mode) or not _is_ours(path):
+        raise StoreError(f"{path} is no RAG store of Lathe's and stays", hint="delete it yourself if it is not needed")
+    lock = StoreLock(path)
+    lock.acquire(time.time())
+    try:
+        free = 0
+        # The file goes first: a log without its database is ignored, a database without its log is half a store.
+        for name in (path.name, *(f"{path.name}-{part}" for part in ("wal", "shm", "journal"))):
+            file = path.with_name(name)
+            free += file.stat().st_size if file.exists() else 0
+            discard(file)
+        sync_folder(path.parent)
+    finally:
+        lock.release()
+    return free
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell a store, also a damaged one, from whatever else a file may be."""
+    with path.open("rb") as file:
+        header = file.read(_APPLICATION_ID.stop)
+    if header.startswith(_MAGIC) and header[_APPLICATION_ID] == RAG.application_id.to_bytes(4):
+        return True
+    with suppress(StoreError):  # one that was killed young has its name in the log yet
+        RagStore.open(path, read_only=True).close()
+        return True
+    return False
 
 
 def _prepare(connection: Connection) -> None:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
+
+
+def is_store_name(name: str) -> bool:
+    """Tell whether a text can name a store: one plain file name, the same on every file system."""
+    return _NAME.match(name) is not None and not name.endswith(".")
 
 
 class EmbedderIdentity(msgspec.Struct, frozen=True, kw_only=True):
@@ -228,7 +236,7 @@ class Relevant(msgspec.Struct, frozen=True):
     grade: int = 1
 
 
-class Filter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Filter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Which passages a search may return; fields are joined by and, values within one by or."""
 
     paths: tuple[str, ...] = ()

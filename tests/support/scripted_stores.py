@@ -24,6 +24,8 @@ from lathe.store.rag.values import (
     CorpusVersion,
     EmbedderIdentity,
     FileError,
+    Question,
+    Relevant,
     StoredDocument,
     StoredPassage,
     StoreSettings,
@@ -92,6 +94,15 @@ def details(store: StoreStats) -> StoreDetails:
         stats=store, documents=rows, errors=(error,), versions=(store.version,),
         changes=(Change(version=2, path="handbook/printers.pdf", what="added", after="c3" * 32),),
     )  # fmt: skip
+
+
+def questions() -> list[Question]:
+    """One confirmed, one draft."""
+    return [
+        Question(id="draft-3", text="How are printers found?", relevant=(Relevant("handbook/printers.pdf", 0, 43),),
+                 state="draft"),
+        Question(id="q1", text="How long is the token valid?", relevant=(Relevant("handbook/vpn.md"),)),
+    ]  # fmt: skip
 
 
 def search(request: SearchRequest) -> SearchResult:

@@ -109,6 +109,15 @@ def test_the_steps_of_building(engine: ScriptedWorkbench, tmp_path: Path) -> Non
     assert explore == RagExploreStep(store="handbook") and verify == RagVerifyStep(store="handbook", mend=True)
 
 
+def test_a_store_is_deleted_when_it_was_meant(engine: ScriptedWorkbench) -> None:
+    assert run("rm", "handbook").exit_code == 2
+    assert not engine.stores_removed
+    gone = run("rm", "handbook", "--yes", "--json")
+    assert gone.exit_code == 0 and json.loads(gone.stdout) == {"store": "handbook", "bytes": 172_032}
+    assert engine.stores_removed == {"handbook"}
+    assert run("rm", "nothing", "--yes").exit_code == 66
+
+
 def test_watching_tells_each_round(engine: ScriptedWorkbench) -> None:
     watched = run("watch", "handbook", "--interval", "0.1")
     assert watched.exit_code == 0 and watched.stdout.startswith("added")

@@ -21,7 +21,7 @@ from lathe.engine.steps import (
     RagVerifyStep,
     Step,
 )
-from lathe.store.rag.values import FileError
+from lathe.store.rag.values import FileError, Filter
 from lathe.tui.glyphs import ASCII, UNICODE
 from lathe.tui.screens.ask import AskStore
 from lathe.tui.screens.stores import Stores
@@ -147,16 +147,22 @@ async def test_documents_passages_errors_and_the_report() -> None:
 async def test_every_action_is_a_step() -> None:
     async with running(size=(120, 40), mode="rag") as (app, pilot, bench):
         await until(pilot, lambda: "handbook/vpn.md" in screen_text(app))
-        await pilot.press("r", "v", "P")
-        await until(pilot, lambda: len(_submitted(bench)) == 3)
-        assert [type(step) for step in _submitted(bench)] == [RagBuildStep, RagVerifyStep, RagExploreStep]
+        await pilot.press("r", "v", "P", "M")
+        await until(pilot, lambda: len(_submitted(bench)) == 4)
+        assert [type(step) for step in _submitted(bench)] == [
+            RagBuildStep,
+            RagVerifyStep,
+            RagExploreStep,
+            RagVerifyStep,
+        ]
+        assert [getattr(step, "mend", None) for step in _submitted(bench)] == [None, False, None, True]
         await pilot.press("b")
-        await until(pilot, lambda: "no golden questions" in screen_text(app))
-        await pilot.press("R")
+        await until(pilot, lambda: "no golden questions yet" in screen_text(app))
+        await pilot.press("escape", "R")
         await until(pilot, lambda: "Re-embed handbook" in screen_text(app))
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(_submitted(bench)[-1], RagReembedStep))
-        await pilot.press("Q")
+        await pilot.press("i")
         await until(pilot, lambda: "Golden questions for" in screen_text(app))
         await type_text(pilot, "/dev/null")
         await pilot.press("enter")
@@ -171,10 +177,105 @@ async def test_every_action_is_a_step() -> None:
         assert place._stores is not None
         place._stores = [REPLACE(place._stores[0], questions=3)]
         await pilot.press("b")
+        await until(pilot, lambda: "Measure retrieval of" in screen_text(app))
+        await pilot.press("enter")
         await until(pilot, lambda: isinstance(_submitted(bench)[-1], RagEvalStep))
+        assert place._tab == "figures"
 
 
-@pytest.mark.parametrize(("mode", "keys"), [("rag", "nroPvRQbx")])
+async def test_versions_show_what_each_changed() -> None:
+    async with running(size=(120, 40), mode="rag") as (app, pilot, bench):
+        await until(pilot, lambda: "handbook/vpn.md" in screen_text(app))
+        await pilot.press("c")
+        await until(pilot, lambda: "Versions" in screen_text(app) and "enter shows what changed" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: ("store_diff", "handbook", 0, 2) in bench.calls)
+        await until(pilot, lambda: "Changes · version 2" in screen_text(app) and "c3c3c3" in screen_text(app))
+        assert app.did == "lathe rag diff handbook 0 2"
+        await pilot.press("escape")
+        await until(pilot, lambda: "Versions" in screen_text(app))
+
+
+async def test_drafted_questions_are_confirmed_or_dropped() -> None:
+    async with running(size=(120, 40), mode="rag") as (app, pilot, bench):
+        await until(pilot, lambda: "handbook/vpn.md" in screen_text(app))
+        await pilot.press("Q")
+        await until(pilot, lambda: "How are printers found?" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "leave it as it is" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: _submitted(bench) == [RagGoldenStep(store="handbook", confirm=("draft-3",))])
+        await pilot.press("t")
+        await until(pilot, lambda: "Draft questions for handbook" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: getattr(_submitted(bench)[-1], "draft", 0) == 10)
+        assert app.did.startswith("lathe rag golden handbook --draft 10 --model")
+
+
+async def test_a_store_is_deleted_only_by_its_name() -> None:
+    async with running(size=(120, 40), mode="rag") as (app, pilot, bench):
+        await until(pilot, lambda: "handbook/vpn.md" in screen_text(app))
+        await pilot.press("D")
+        await until(pilot, lambda: "Delete the store handbook?" in screen_text(app))
+        assert "/srv/handbook" in screen_text(app) and "stay as they are" in screen_text(app)
+        await type_text(pilot, "hand")
+        await pilot.press("enter", "escape")
+        await pilot.pause()
+        assert not [call for call in bench.calls if call[0] == "remove_store"]
+        await pilot.press("D")
+        await until(pilot, lambda: "Delete the store handbook?" in screen_text(app))
+        await type_text(pilot, "handbook")
+        await pilot.press("enter")
+        await until(pilot, lambda: ("remove_store", "handbook") in bench.calls)
+        await until(pilot, lambda: "Stores · 1" in screen_text(app))
+        assert app.did == "lathe rag rm handbook"
+
+
+async def test_access_and_watching() -> None:
+    async with running(size=(120, 40), mode="rag") as (app, pilot, bench):
+        await until(pilot, lambda: "handbook/vpn.md" in screen_text(app))
+        await pilot.press("A")
+        await until(pilot, lambda: "Who may search handbook" in screen_text(app))
+        await type_text(pilot, "nobody")
+        await pilot.press("enter")
+        await until(pilot, lambda: "there is no key nobody" in screen_text(app))
+        await pilot.press(*["backspace"] * 6, "enter")
+        await until(pilot, lambda: ("share_store", "handbook", []) in bench.calls)
+        await pilot.press("W")
+        await until(pilot, lambda: ("watch_store", "handbook") in bench.calls)
+        await until(pilot, lambda: any(isinstance(step, RagBuildStep) for step in _submitted(bench)))
+        place: Any = app.screen
+        await until(pilot, lambda: not place._watched)
+
+
+class _Watching(ScriptedWorkbench):
+    """Watches without an end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = asyncio.Event()
+
+    async def watch_store(self, name: str, interval_s: float = 2.0) -> AsyncGenerator[Any, None]:
+        self._enter("watch_store", name)
+        try:
+            await asyncio.Event().wait()
+            yield
+        finally:
+            self.left.set()
+
+
+async def test_watching_is_seen_and_stopped() -> None:
+    bench = _Watching()
+    async with running(bench, size=(120, 40), mode="rag") as (app, pilot, _):
+        await until(pilot, lambda: "handbook/vpn.md" in screen_text(app))
+        await pilot.press("W")
+        await until(pilot, lambda: "watched" in screen_text(app))
+        await pilot.press("W")
+        await until(pilot, bench.left.is_set)
+        await until(pilot, lambda: "● ready" in screen_text(app))
+
+
+@pytest.mark.parametrize(("mode", "keys"), [("rag", "nroPvMRitbxWAD")])
 async def test_a_read_only_session_only_looks(mode: str, keys: str) -> None:
     async with running(size=(120, 40), mode=mode, read_only=True) as (app, pilot, bench):
         await until(pilot, lambda: "handbook" in screen_text(app))
@@ -229,6 +330,27 @@ async def test_finding_asks_no_model() -> None:
         await until(pilot, lambda: "2 found" in screen_text(app))
         assert not [call for call in bench.calls if call[0] == "ask_store"]
         assert app.did == "lathe rag query handbook token -k 6 --mode hybrid"
+
+
+async def test_a_search_is_narrowed() -> None:
+    async with running(size=(120, 40), mode="ask") as (app, pilot, bench):
+        await until(pilot, lambda: _asked(app).query_one(Fields)["store"] == "handbook")
+        await pilot.press("escape", "F")
+        await until(pilot, lambda: "Narrow the search" in screen_text(app))
+        await type_text(pilot, "*.md")
+        for key, value in (("meta", "author"), ("mmr", "2")):
+            app.screen.query_one(f"#f-{key}").value = value  # type: ignore[attr-defined]
+        await until(pilot, lambda: "write author=Ann" in screen_text(app))
+        app.screen.query_one("#f-meta").value = "author=Ann"  # type: ignore[attr-defined]
+        await until(pilot, lambda: "relevance: " in screen_text(app))
+        app.screen.query_one("#f-mmr").value = "0.7"  # type: ignore[attr-defined]
+        await pilot.press("enter")
+        await until(pilot, lambda: "*.md · author=Ann · novelty 0.3" in screen_text(app))
+        await _question(pilot, app, "reset the token")
+        await until(pilot, lambda: any(call[0] == "ask_store" for call in bench.calls))
+        request = next(call[1] for call in bench.calls if call[0] == "ask_store")
+        assert (request.filter, request.mmr) == (Filter(paths=("*.md",), metadata={"author": "Ann"}), 0.7)
+        assert app.did.endswith("--path '*.md' --meta author=Ann --mmr 0.7")
 
 
 async def test_a_question_needs_words_and_a_store() -> None:

@@ -70,7 +70,8 @@ def show(shell: Shell, store: str, as_json: bool) -> None:
 
 
 for verb in (
-    rag_build.build, rag_build.add, rag_build.embed_anew, rag_build.watch, rag_build.access, rag_search.query,
-    rag_search.ask, rag_quality.report, rag_quality.diff, rag_quality.golden, rag_quality.verify, rag_quality.evaluate,
+    rag_build.build, rag_build.add, rag_build.embed_anew, rag_build.watch, rag_build.access, rag_build.remove,
+    rag_search.query, rag_search.ask, rag_quality.report, rag_quality.diff, rag_quality.golden, rag_quality.verify,
+    rag_quality.evaluate,
 ):  # fmt: skip
     rag.add_command(verb)

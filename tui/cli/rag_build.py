@@ -1,4 +1,4 @@
-"""`lathe rag build`, `add`, `reembed`, `watch`, `access`: what changes a store."""
+"""`lathe rag build`, `add`, `reembed`, `watch`, `access`, `rm`: what changes a store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from lathe.engine.workbench import Workbench
 from lathe.store.rag.values import StoreStats
 from lathe.tui.cli.follow import run_step
 from lathe.tui.cli.rag_options import as_json_option, detach_option, show_figures
-from lathe.tui.cli.shell import Shell, put, put_json, say
+from lathe.tui.cli.shell import Shell, need_yes, put, put_json, say
+from lathe.tui.formats import long_size
 from lathe.tui.text import clean
 
 
@@ -151,6 +152,25 @@ def access(shell: Shell, store: str, allowed: tuple[str, ...], everyone: bool, a
         put_json({"store": store, "access": names})
     else:
         put(", ".join(map(clean, names)) or "every key")
+
+
+@click.command("rm")
+@click.argument("store")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@as_json_option
+@click.pass_obj
+def remove(shell: Shell, store: str, yes: bool, as_json: bool) -> None:
+    """Delete STORE for good; the documents it was made from stay where they are."""
+    need_yes(yes, f"Delete store {store} for good? Its documents stay.")
+
+    async def work(workbench: Workbench) -> int:
+        return await workbench.remove_store(store)
+
+    free = shell.run(work, as_json=as_json)
+    if as_json:
+        put_json({"store": store, "bytes": free})
+    else:
+        say(f"{store} deleted, {long_size(free)} free")
 
 
 def _run(shell: Shell, step: Step, detach: bool, as_json: bool) -> None:

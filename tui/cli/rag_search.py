@@ -36,8 +36,7 @@ def query(
 ) -> None:  # fmt: skip
     """Passages of STORE for QUESTION; exit 1 when there are none."""
     request = SearchRequest(
-        store=store, query=question, k=k, mode=mode, mmr=mmr, reranker=reranker,
-        filter=condition,
+        store=store, query=question, k=k, mode=mode, mmr=mmr, reranker=reranker, filter=condition,
     )  # fmt: skip
 
     async def work(workbench: Workbench) -> SearchResult:
@@ -75,6 +74,7 @@ def _put_hit(hit: Hit, explain: bool) -> None:
 @click.option("--no-support", is_flag=True, help="Do not check which passage causes which sentence.")
 @click.option("--quote", is_flag=True, help="Hold the model to the documents' own sentences, word for word.")
 @click.option("--always", is_flag=True, help="Let the model answer even when retrieval is weak.")
+@click.option("--mmr", type=click.FloatRange(0, 1), help="Trade relevance (1) against novelty (0).")
 @click.option("--mode", type=MODES, default="hybrid", show_default=True)
 @click.option("--reranker", metavar="MODEL", help="Cross-encoder that orders the best again.")
 @as_json_option
@@ -82,13 +82,12 @@ def _put_hit(hit: Hit, explain: bool) -> None:
 @click.pass_obj
 def ask(
     shell: Shell, store: str, question: str, model: str, k: int, max_tokens: int, no_support: bool, quote: bool,
-    always: bool, mode: Any, reranker: str | None, condition: Filter, as_json: bool,
+    always: bool, mmr: float | None, mode: Any, reranker: str | None, condition: Filter, as_json: bool,
 ) -> None:  # fmt: skip
     """Answer QUESTION from STORE with MODEL; exit 1 when it is not in the documents."""
     request = AskRequest(
         store=store, question=question, model=model, k=k, max_tokens=max_tokens, support=not no_support, quote=quote,
-        always=always, mode=mode, reranker=reranker,
-        filter=condition,
+        always=always, mode=mode, reranker=reranker, mmr=mmr, filter=condition,
     )  # fmt: skip
 
     async def work(workbench: Workbench) -> bool:

@@ -26,11 +26,12 @@ from lathe.engine.rag.requests import (
 )
 from lathe.store.rag.values import StoreStats
 from lathe.tui.board import Board
+from lathe.tui.screens.ask_narrow import Narrowing, ask_how
 from lathe.tui.screens.base import PlaceScreen
 from lathe.tui.screens.reading import Choice, Choose
 from lathe.tui.text import line as one_line
 from lathe.tui.views import answers as view
-from lathe.tui.views.models import card_of
+from lathe.tui.views.models import able_to_answer
 from lathe.tui.widgets.base import Panel
 from lathe.tui.widgets.fields import Field, Fields, PickBox, number
 from lathe.tui.widgets.grid import Grid
@@ -64,6 +65,7 @@ class AskStore(PlaceScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("i", "write", "question", id="ask.write", tooltip="Into the question"),
         Binding("f,ctrl+s", "find", "find only", id="ask.find", tooltip="Find passages, and ask no model"),
+        Binding("F", "narrow", "narrow", id="ask.narrow", tooltip="Filters, reranker, novelty"),
         Binding("A", "always", "ask anyway", id="ask.always", tooltip="Let the model answer from weak passages, too"),
         Binding("enter", "passage", "passage", show=False, id="ask.passage", tooltip="Read the passage at its span"),
         Binding("w", "view", "answer or passage", id="ask.view", tooltip="What fills a narrow terminal"),
@@ -77,6 +79,7 @@ class AskStore(PlaceScreen):
         self._offered: object = None
         self._wanted = ""
         """The store that was asked for before the list was read."""
+        self._narrowing = Narrowing()
         self._text: list[str] = []
         self._result: SearchResult | None = None
         self._given: tuple[Citation, ...] = ()
@@ -152,12 +155,7 @@ class AskStore(PlaceScreen):
         if self._offered is board.models or not board.models:
             return
         self._offered = board.models
-        able = [
-            e
-            for e in board.models
-            if e.format in ("gguf", "onnx", "remote") and not card_of(e).pooling and card_of(e).kind == "model"
-        ]
-        able.sort(key=lambda entry: (board.worker(entry.id) is None, not card_of(entry).chat_template, entry.name))
+        able = able_to_answer(board)
         notes = {entry.name: "loaded" if board.worker(entry.id) else entry.format for entry in able}
         self.query_one(Fields).pick("model").offer([(entry.name, entry.name) for entry in able], notes)
 
@@ -246,10 +244,12 @@ class AskStore(PlaceScreen):
         request = AskRequest(
             store=fields["store"], question=fields["question"], model=fields["model"], k=int(fields["k"]),
             mode=cast(Mode, fields["mode"]), max_tokens=int(fields["tokens"]), quote=fields["quote"] == "yes",
-            always=always,
+            always=always, filter=self._narrowing.filter, reranker=self._narrowing.reranker, mmr=self._narrowing.mmr,
         )  # fmt: skip
         words = ["lathe", "rag", "ask", request.store, request.question, "--model", request.model, "-k", str(request.k)]
-        self.lathe.did = shlex.join([*words, *["--quote"] * request.quote])
+        words += ["--mode", request.mode] * (request.mode != "hybrid") + ["-n", fields["tokens"]]
+        words += ["--quote"] * request.quote + ["--always"] * always + self._narrowing.words()
+        self.lathe.did = shlex.join(words)
         self._stream(request)
 
     def _reset(self, question: str) -> None:
@@ -315,9 +315,11 @@ class AskStore(PlaceScreen):
         self.stop_streams()
         self._reset(fields["question"])
         request = SearchRequest(
-            store=fields["store"], query=fields["question"], k=int(fields["k"]), mode=cast(Mode, fields["mode"])
-        )
+            store=fields["store"], query=fields["question"], k=int(fields["k"]), mode=cast(Mode, fields["mode"]),
+            filter=self._narrowing.filter, reranker=self._narrowing.reranker, mmr=self._narrowing.mmr,
+        )  # fmt: skip
         words = ["lathe", "rag", "query", request.store, request.query, "-k", str(request.k), "--mode", request.mode]
+        words += self._narrowing.words()
 
         def found(result: SearchResult) -> None:
             self._result, self._asked = result, ""
@@ -328,6 +330,16 @@ class AskStore(PlaceScreen):
     def action_always(self) -> None:
         """Ask although what was found is weak."""
         self._begin(always=True)
+
+    def action_narrow(self) -> None:
+        """Ask where to search, and how to choose among what is found."""
+
+        def take(chosen: Narrowing | None) -> None:
+            if chosen is not None:
+                self._narrowing = chosen
+                self.query_one("#question", Panel).entitle("Ask", *(one_line(part, 60) for part in chosen.describe()))
+
+        ask_how(self.lathe, self._narrowing, take)
 
     def action_stop(self) -> None:
         """Stop the answer."""

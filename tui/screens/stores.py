@@ -1,40 +1,31 @@
-"""Stores: collections of documents for RAG: building with live progress, documents, passages, errors, the report.
+"""Stores: collections of documents for RAG: builds with live progress, and what a store holds, went through and finds.
 
-The list is read again whenever a job about a store ends. Invariant: a build is always a job, so the terminal may be
-closed while it runs.
+The list is read again whenever a job about a store ends; what can be done with a store is in `store_work`. Invariant:
+the panel shows the store under the cursor, and what was read of another one is never drawn.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, ClassVar
 
 from lathe.engine.errors import LatheError
 from lathe.engine.jobs.values import FINAL, Job
-from lathe.engine.rag.requests import PassageView, StoreDetails
-from lathe.engine.steps import (
-    RagBuildStep,
-    RagEvalStep,
-    RagExploreStep,
-    RagGoldenStep,
-    RagReembedStep,
-    RagVerifyStep,
-    Step,
-)
-from lathe.store.rag.values import StoredDocument, StoredPassage, StoreStats
+from lathe.engine.rag.requests import PassageView, StoreDetails, StoreDiff
+from lathe.engine.steps import RagBuildStep, RagExploreStep, RagVerifyStep, Step
+from lathe.engine.workbench import ApiKey
+from lathe.store.rag.values import Change, Question, StoredDocument, StoredPassage, StoreStats
 from lathe.tui import formats
 from lathe.tui.board import Board
+from lathe.tui.screens import store_work as work_of
 from lathe.tui.screens.base import PlaceScreen
-from lathe.tui.screens.dialogs import Ask
-from lathe.tui.screens.forms import Field, Form, number
-from lathe.tui.screens.model_work import submit
 from lathe.tui.screens.passage import PassageDialog
-from lathe.tui.text import line as one_line
+from lathe.tui.views import corpus
 from lathe.tui.views import rag as view
+from lathe.tui.views.models import able_to_answer
 from lathe.tui.widgets.base import Canvas, Panel
-from lathe.tui.widgets.fields import Check
 from lathe.tui.widgets.grid import Grid, Row
 from lathe.tui.widgets.jobpanel import JobPanel
 from lathe.tui.widgets.paint import Line
@@ -50,6 +41,9 @@ if TYPE_CHECKING:
 
 SHOWN = 500
 """Documents or passages of one page; the filter works on what is shown."""
+_TABS = ("documents", "passages", "errors", "report", "changes", "fates", "questions", "figures")
+_INSIDE = {"passages": "documents", "fates": "changes"}
+"""Views that a row of another one opens."""
 
 
 class Stores(PlaceScreen):
@@ -64,11 +58,19 @@ class Stores(PlaceScreen):
         Binding("d", "show('documents')", "documents", id="rag.documents", tooltip="What was read, and its passages"),
         Binding("e", "show('errors')", "errors", id="rag.errors", tooltip="Files that gave no text, and why"),
         Binding("p", "show('report')", "report", id="rag.report", tooltip="What the store is made of"),
+        Binding("c", "show('changes')", "changes", show=False, id="rag.changes", tooltip="Versions, what each changed"),
+        Binding("Q", "show('questions')", "questions", show=False, id="rag.questions", tooltip="Golden questions"),
+        Binding("B", "show('figures')", "figures", show=False, id="rag.figures", tooltip="How good retrieval was"),
         Binding("P", "explore", "explore", show=False, id="rag.explore", tooltip="Make the report anew"),
         Binding("v", "verify", "verify", show=False, id="rag.verify", tooltip="Compare every row with its seal"),
         Binding("R", "reembed", "re-embed", show=False, id="rag.reembed", tooltip="Other vectors, then switch"),
-        Binding("Q", "golden", "golden questions", show=False, id="rag.golden", tooltip="Add golden questions"),
-        Binding("b", "evaluate", "evaluate", show=False, id="rag.evaluate", tooltip="Retrieval on golden questions"),
+        Binding("M", "mend", "mend", show=False, id="rag.mend", tooltip="Make the indexes anew, then verify"),
+        Binding("i", "questions_file", "add questions", show=False, id="rag.golden", tooltip="Add golden questions"),
+        Binding("t", "draft", "draft questions", show=False, id="rag.draft", tooltip="A model drafts golden questions"),
+        Binding("b", "evaluate", "measure", show=False, id="rag.evaluate", tooltip="Measure retrieval"),
+        Binding("W", "watch", "watch", show=False, id="rag.watch", tooltip="Follow the folders while Lathe is open"),
+        Binding("A", "access", "access", show=False, id="rag.access", tooltip="Which API keys may search the store"),
+        Binding("D", "delete", "delete", id="rag.delete", tooltip="Delete the store; its documents stay"),
         Binding("x", "cancel", "cancel", id="rag.cancel", tooltip="Stop the store's job; r goes on where it was"),
     ]  # fmt: skip
 
@@ -82,6 +84,12 @@ class Stores(PlaceScreen):
         self._passages: Sequence[StoredPassage] = ()
         self._document = ""
         self._report: QualityReport | None = None
+        self._questions: Sequence[Question] = ()
+        self._changes: Sequence[Change] = ()
+        self._version = 0
+        """Whose changes are shown."""
+        self._watched: set[str] = set()
+        """Stores whose folders are followed."""
         self._tab = "documents"
 
     @classmethod
@@ -99,6 +107,10 @@ class Stores(PlaceScreen):
             yield Grid(view.PASSAGES, empty="No passages.", id="passages")
             yield Grid(view.ERRORS, empty="Every file gave text.", id="errors")
             yield Sheet(self._report_lines, id="report")
+            yield Grid(corpus.VERSIONS, empty="Nothing was built yet.", id="changes")
+            yield Grid(corpus.CHANGES, empty="Nothing changed.", id="fates")
+            yield Grid(corpus.QUESTIONS, empty=self._no_questions, id="questions")
+            yield Grid(corpus.FIGURES, empty="Nothing was measured yet.\nb  measures retrieval", id="figures")
         yield JobPanel(id="job")
 
     def home(self) -> Widget | None:
@@ -112,13 +124,12 @@ class Stores(PlaceScreen):
     def _no_documents(self) -> str:
         return "Nothing was read yet.\nr  reads the sources" if self.store is not None else ""
 
+    def _no_questions(self) -> str:
+        return "No golden questions.\ni  adds a file of them\nt  lets a model draft some"
+
     # -- drawing ----------------------------------------------------------------------------------------------------
     def show(self, board: Board) -> None:
-        ended = frozenset(
-            job.id
-            for job in board.jobs
-            if isinstance(job.step, (*view.RAG_STEPS, RagExploreStep)) and job.state in FINAL
-        )
+        ended = frozenset(job.id for job in board.jobs if isinstance(job.step, view.RAG_STEPS) and job.state in FINAL)
         if board.attached and board.lost is None and ended != self._ended:
             self._ended = ended
             self._read()
@@ -130,7 +141,9 @@ class Stores(PlaceScreen):
 
     def _show_list(self) -> None:
         grid = self.query_one("#store-list", Grid)
-        grid.show(view.store_rows(self._stores or (), self.board.jobs, self.lathe.glyphs))
+        grid.show(view.store_rows(self._stores or (), self.board.jobs, self.lathe.glyphs, self._watched))
+        if (store := self.store) is not None:
+            self._fill("figures", corpus.figure_rows(self.board.jobs, store.settings.name))
         self.after_filter()
         self.query_one("#facts Canvas", Canvas).redraw()
 
@@ -139,7 +152,7 @@ class Stores(PlaceScreen):
         size = formats.long_size(sum(store.bytes for store in stores)) if stores else ""
         self.query_one("#stores", Panel).entitle("Stores", str(len(stores)) if stores else "", size)
         self.query_one("#stores", Panel).footnote(self.parts_line())
-        for name in ("documents", "passages", "errors", "report"):
+        for name in _TABS:
             self.query_one(f"#{name}").display = name == self._tab
         store = self.store
         title = {
@@ -147,13 +160,18 @@ class Stores(PlaceScreen):
             "passages": ("Passages", self._document),
             "errors": ("Errors", str(store.errors) if store else ""),
             "report": ("Report", formats.moment(self._report.made_at) if self._report else ""),
+            "changes": ("Versions", str(store.version.number) if store and store.version else ""),
+            "fates": ("Changes", f"version {self._version}"),
+            "questions": ("Golden questions", str(len(self._questions)) if self._questions else ""),
+            "figures": ("Retrieval", "newest first" if self.query_one("#figures", Grid).total else ""),
         }[self._tab]
         inside = self.query_one("#inside", Panel)
         inside.entitle(*title)
         shown = {"documents": len(self._documents), "passages": len(self._passages)}.get(self._tab, 0)
-        inside.footnote(
-            f"the first {SHOWN}" if shown >= SHOWN else "", "esc documents" if self._tab == "passages" else ""
-        )
+        keys = {"changes": "enter shows what changed", "questions": "enter confirms or drops   i file   t draft",
+                "figures": "b measures"}.get(self._tab, "")  # fmt: skip
+        back = f"esc {_INSIDE[self._tab]}" if self._tab in _INSIDE else keys
+        inside.footnote(f"the first {SHOWN}" if shown >= SHOWN else "", back)
 
     def _facts(self, width: int, height: int) -> list[Line]:
         store = self.store
@@ -183,6 +201,9 @@ class Stores(PlaceScreen):
         builds = (job for job in self.board.jobs if isinstance(job.step, RagBuildStep) and job.state not in FINAL)
         return next(builds, None)
 
+    def _reread(self) -> None:
+        self._read()
+
     @work(exclusive=True, group="stores", exit_on_error=False)
     async def _read(self) -> None:
         """The list, then the store under the cursor."""
@@ -198,17 +219,17 @@ class Stores(PlaceScreen):
     async def _look(self) -> None:
         """Read the store under the cursor: facts, documents, errors, report."""
         store = self.store
-        self._documents, self._passages, self._report = (), (), None
+        self._documents, self._passages, self._report, self._questions = (), (), None, ()
         if store is not None:
             name, bench = store.settings.name, self.lathe.link.bench
             try:
                 self._details = await bench.store(name)
                 self._documents = await bench.store_documents(name, "", SHOWN)
                 self._report = await bench.store_report(name)
+                self._questions = await bench.store_questions(name)
             except LatheError as error:
                 self.lathe.notify(f"{name}: {error.message}", severity="warning")
-        if self._tab == "passages":
-            self._tab = "documents"
+        self._tab = _INSIDE.get(self._tab, self._tab)
         self._draw()
 
     def _draw(self) -> None:
@@ -216,6 +237,11 @@ class Stores(PlaceScreen):
         self._fill("documents", view.document_rows(self._documents))
         self._fill("passages", view.passage_rows(self._passages))
         self._fill("errors", view.error_rows(errors))
+        versions = self._details.versions if self._details is not None and self.store is not None else ()
+        self._fill("changes", corpus.version_rows(versions))
+        self._fill("fates", corpus.change_rows(self._changes))
+        self._fill("questions", corpus.question_rows(self._questions))
+        self._fill("figures", corpus.figure_rows(self.board.jobs, self.store.settings.name) if self.store else [])
         self.query_one(Sheet).remake()
         self.query_one("#facts Canvas", Canvas).redraw()
         self.after_filter()
@@ -235,6 +261,10 @@ class Stores(PlaceScreen):
             self._open_document(message.key)
         elif message.grid.id == "passages" and message.key:
             self._open_passage(int(message.key))
+        elif message.grid.id == "changes" and message.key:
+            self._open_version(int(message.key))
+        elif message.grid.id == "questions" and message.key:
+            self._open_question(message.key)
         elif message.grid.id == "store-list":
             self.query_one(f"#{self._tab}").focus()
 
@@ -262,9 +292,33 @@ class Stores(PlaceScreen):
 
         self.lathe.do(lambda bench: bench.passage(store.settings.name, passage), shown, what=store.settings.name)
 
+    def _open_version(self, version: int) -> None:
+        store = self.store
+        if store is None:
+            return
+        name, older = store.settings.name, [v.number for v in (self._details.versions if self._details else ())]
+        before = max((number for number in older if number < version), default=0)
+
+        def shown(found: StoreDiff) -> None:
+            self._changes, self._version = found.changes, version
+            self._draw()
+            self.action_show("fates")
+
+        command = shlex.join(["lathe", "rag", "diff", name, str(before), str(version)])
+        self.lathe.do(lambda bench: bench.store_diff(name, before, version), shown, command=command, what=name)
+
+    def _open_question(self, key: str) -> None:
+        store = self.store
+        question = next((question for question in self._questions if question.id == key), None)
+        if store is not None and question is not None and not self.lathe.read_only:
+            work_of.judge(self.lathe, store.settings.name, question)
+
     # -- actions ----------------------------------------------------------------------------------------------------
     def changing(self) -> Iterable[str]:
-        return ("new", "refresh", "add", "explore", "verify", "reembed", "golden", "evaluate", "cancel")
+        return (
+            "new", "refresh", "add", "explore", "verify", "mend", "reembed", "questions_file", "draft", "evaluate",
+            "cancel", "watch", "access", "delete",
+        )  # fmt: skip
 
     def action_show(self, tab: str) -> None:
         """Another view of the store."""
@@ -275,145 +329,114 @@ class Stores(PlaceScreen):
     def action_back(self) -> None:
         """From passages to documents, from there to the list."""
         if self.maximized is None and not self.typing:
-            if self._tab == "passages":
-                self.action_show("documents")
+            if self._tab in _INSIDE:
+                self.action_show(_INSIDE[self._tab])
                 return
             target = self.target_list()
-            if target is not None and not target.filter_text:
+            if self.focused is not self.home() and not (target is not None and target.filter_text):
                 self.set_focus(self.home())
                 return
         super().action_back()
 
     def action_new(self) -> None:
         """Ask what to make a store of."""
-        taken = {store.settings.name for store in self._stores or ()}
-        embedders = ("default", *(entry.name for entry in self.board.models if entry.format in ("gguf", "onnx")))
-        form = Form(
-            "New store",
-            (
-                Field("name", "name", hint="one word", check=_name_check(taken)),
-                Field("sources", "folders", hint="folders and files, separated by blanks", check=_sources_check),
-                Field("embedder", "embedder", "default", embedders, "default: MiniLM; words alone where there is none"),
-                Field("vectors", "vectors", "yes", ("yes", "no"), "no: keyword search alone"),
-                Field("tokens", "passage tokens", "256", check=number(16, 8192, whole=True)),
-                Field("overlap", "overlap", "32", check=number(0, 4096, whole=True)),
-                Field(
-                    "personal", "personal data", "keep", ("keep", "mask"), "mask: names instead of addresses, numbers"
-                ),
-                Field("about", "about", hint="what it is for"),
-            ),
-            yes="Build",
-            intro="A job reads the documents in a limited process; files that cannot be read are listed, not fatal.",
-        )
+        work_of.new(self.lathe, self.board, {store.settings.name for store in self._stores or ()})
 
-        def take(values: dict[str, str] | None) -> None:
-            if values is None:
-                return
-            step = RagBuildStep(
-                store=values["name"], sources=tuple(_folders(values["sources"])),
-                embedder=None if values["embedder"] == "default" else values["embedder"],
-                words_only=values["vectors"] == "no", tokens=int(values["tokens"]), overlap=int(values["overlap"]),
-                mask_personal=values["personal"] == "mask", description=values["about"],
-            )  # fmt: skip
-            self._submit(step, ["build", step.store, *step.sources])
-
-        self.app.push_screen(form, take)
-
-    def _submit(self, step: Step, words: list[str]) -> None:
-        submit(self.lathe, step, shlex.join(["lathe", "rag", *words]), lambda _job: self.lathe.redraw())
+    def _job(self, step: Callable[[str], Step], *words: str) -> None:
+        """Queue a job about the store under the cursor; its name stands behind the first word of the command."""
+        store = self.store
+        if store is not None:
+            name = store.settings.name
+            work_of.queue(self.lathe, step(name), [words[0], name, *words[1:]])
 
     def action_refresh(self) -> None:
         """Read what changed."""
         store = self.store
-        if store is not None:
-            self._submit(RagBuildStep(store=store.settings.name), ["build", store.settings.name])
-
-    def action_add(self) -> None:
-        """Add sources."""
-        store = self.store
-        if store is None:
-            return
-
-        def take(text: str | None) -> None:
-            if text:
-                sources = tuple(_folders(text))
-                self._submit(
-                    RagBuildStep(store=store.settings.name, sources=sources), ["add", store.settings.name, *sources]
-                )
-
-        self.app.push_screen(Ask(f"Add to {store.settings.name}", "Folders and files", check=_sources_check), take)
+        only = store is not None and store.documents > 0 and store.active is None
+        self._job(lambda name: RagBuildStep(store=name, words_only=only), "build", *["--words-only"] * only)
 
     def action_explore(self) -> None:
         """Make the report anew."""
-        store = self.store
-        if store is not None:
-            self._submit(RagExploreStep(store=store.settings.name), ["report", store.settings.name, "--fresh"])
+        self._job(lambda name: RagExploreStep(store=name), "report", "--fresh")
 
     def action_verify(self) -> None:
         """Check every row."""
-        store = self.store
-        if store is not None:
-            self._submit(RagVerifyStep(store=store.settings.name), ["verify", store.settings.name])
+        self._job(lambda name: RagVerifyStep(store=name), "verify")
 
-    def action_evaluate(self) -> None:
-        """Measure retrieval on the store's own questions."""
-        store = self.store
-        if store is None:
-            return
-        if not store.questions:
-            self.lathe.notify(
-                f"{store.settings.name} has no golden questions: Q adds a file of them.", severity="warning"
-            )
-            return
-        self._submit(RagEvalStep(store=store.settings.name), ["eval", store.settings.name])
+    def action_mend(self) -> None:
+        """Make the indexes anew, then check every row."""
+        self._job(lambda name: RagVerifyStep(store=name, mend=True), "verify", "--mend")
 
-    def action_golden(self) -> None:
-        """Add golden questions."""
-        store = self.store
-        if store is None:
-            return
-        dialog = Ask(
-            f"Golden questions for {store.settings.name}", "File of JSON lines", check=_sources_check,
-            hint='{"id": ..., "text": ..., "relevant": [{"path": ...}]}',
-        )  # fmt: skip
-
-        def take(text: str | None) -> None:
-            if text:
-                (path,) = _folders(text)[:1]
-                self._submit(RagGoldenStep(store=store.settings.name, file=path), ["golden", store.settings.name, path])
-
-        self.app.push_screen(dialog, take)
+    def action_add(self) -> None:
+        """Add sources."""
+        if (store := self.store) is not None:
+            work_of.add(self.lathe, store)
 
     def action_reembed(self) -> None:
         """Other vectors, then the switch."""
+        if (store := self.store) is not None:
+            work_of.reembed(self.lathe, self.board, store)
+
+    def action_evaluate(self) -> None:
+        """Measure retrieval."""
+        if (store := self.store) is not None:
+            work_of.evaluate(self.lathe, self.board, store, lambda: self.action_show("figures"))
+
+    def action_questions_file(self) -> None:
+        """Add golden questions from a file."""
+        if (store := self.store) is not None:
+            work_of.questions_file(self.lathe, store)
+
+    def action_draft(self) -> None:
+        """Let a model draft golden questions."""
+        if (store := self.store) is not None:
+            work_of.draft(self.lathe, [entry.name for entry in able_to_answer(self.board)], store)
+
+    def action_access(self) -> None:
+        """Say which keys may search it."""
         store = self.store
         if store is None:
             return
-        names = [entry.name for entry in self.board.models if entry.format in ("gguf", "onnx")]
-        if not names:
-            self.lathe.notify("There is no GGUF or ONNX model to embed with.", severity="warning")
+
+        def asked(keys: list[ApiKey]) -> None:
+            work_of.share(self.lathe, store, [key.name for key in keys], self._reread)
+
+        self.lathe.do(lambda bench: bench.keys(), asked, what=store.settings.name)
+
+    def action_delete(self) -> None:
+        """Delete the store, once its name was typed."""
+        if (store := self.store) is not None:
+            work_of.delete(self.lathe, store, self._reread)
+
+    def action_watch(self) -> None:
+        """Follow the store's folders, or stop that."""
+        store = self.store
+        if store is None:
             return
-        form = Form(
-            f"Re-embed {store.settings.name}",
-            (
-                Field("embedder", "embedder", choices=tuple(names), hint="its vectors are made beside the old ones"),
-                Field("least", "least recall", "0", hint="of the old one's on golden questions, for the switch",
-                      check=number(0, 1)),
-                Field("keep", "keep the old", "no", ("no", "yes"), "keeps the former vectors in the file"),
-            ),
-            yes="Re-embed",
-            intro="The store answers as before until the new vectors are complete.",
-        )  # fmt: skip
+        name = store.settings.name
+        if name in self._watched:
+            self.workers.cancel_group(self, f"watch {name}")
+        elif not store.settings.sources:
+            self.lathe.notify(f"{name} was made without folders: o adds some.", severity="warning")
+        else:
+            self._watched.add(name)
+            self.lathe.did = shlex.join(["lathe", "rag", "watch", name])
+            self.lathe.tell(f"{name} follows its folders while this terminal is open; W stops it")
+            self.run_worker(self._watch(name), group=f"watch {name}", exclusive=True, exit_on_error=False)
+        self._show_list()
 
-        def take(values: dict[str, str] | None) -> None:
-            if values is not None:
-                step = RagReembedStep(
-                    store=store.settings.name, embedder=values["embedder"], least_agreement=float(values["least"]),
-                    keep=values["keep"] == "yes",
-                )  # fmt: skip
-                self._submit(step, ["reembed", step.store, "--embedder", step.embedder])
-
-        self.app.push_screen(form, take)
+    async def _watch(self, name: str) -> None:
+        """Builds come as jobs, which the board shows."""
+        try:
+            async with aclosing(self.lathe.link.bench.watch_store(name)) as rounds:
+                async for _ in rounds:
+                    pass
+        except LatheError as error:
+            self.lathe.notify(f"{name} is not watched any more: {error.message}", severity="warning")
+        finally:
+            self._watched.discard(name)
+            if self.is_mounted:
+                self._show_list()
 
     def action_cancel(self) -> None:
         """Stop the store's job."""
@@ -442,27 +465,3 @@ class Stores(PlaceScreen):
     def command(self) -> str:
         store = self.store
         return f"lathe rag show {shlex.quote(store.settings.name)}" if store else self.place.command
-
-
-def _folders(text: str) -> list[str]:
-    """Paths as written, blanks in quotes, made absolute: the engine has another working directory."""
-    try:
-        words = shlex.split(text)
-    except ValueError:
-        words = text.split()
-    return [str(Path(word).expanduser().absolute()) for word in words]
-
-
-def _sources_check(text: str) -> str:
-    paths = _folders(text)
-    missing = next((path for path in paths if not Path(path).exists()), None)
-    return "type a path" if not paths else f"there is no {one_line(missing, 200)}" if missing else ""
-
-
-def _name_check(taken: set[str]) -> Check:
-    def check(name: str) -> str:
-        if not name.strip() or any(not (c.isalnum() or c in "._-") for c in name):
-            return "one word of letters, digits, . _ -"
-        return f"{name} is there already" if name in taken else ""
-
-    return check

@@ -5,7 +5,7 @@ Paths, titles and passages are foreign text. Invariant: what is not known (no ve
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lathe.engine.jobs.values import FINAL, Job
@@ -13,6 +13,7 @@ from lathe.engine.rag.requests import StoreDetails
 from lathe.engine.steps import (
     RagBuildStep,
     RagEvalStep,
+    RagExploreStep,
     RagGoldenStep,
     RagReembedStep,
     RagVerifyStep,
@@ -62,17 +63,21 @@ ERRORS = (
     Column("code", least=8, most=22, sort="code"),
     Column("why", least=16, most=100, flex=True),
 )
-RAG_STEPS = (RagBuildStep, RagReembedStep, RagVerifyStep, RagGoldenStep, RagEvalStep)
+RAG_STEPS = (RagBuildStep, RagReembedStep, RagVerifyStep, RagGoldenStep, RagEvalStep, RagExploreStep)
 
 
-def store_rows(stores: Sequence[StoreStats], jobs: Sequence[Job], glyphs: Glyphs) -> list[Row]:
-    """Every store."""
-    return [_store(store, jobs, glyphs) for store in stores]
+def store_rows(
+    stores: Sequence[StoreStats], jobs: Sequence[Job], glyphs: Glyphs, watched: Collection[str] = ()
+) -> list[Row]:
+    """Every store; `watched` are those that follow their folders."""
+    return [_store(store, jobs, glyphs, store.settings.name in watched) for store in stores]
 
 
-def _store(store: StoreStats, jobs: Sequence[Job], glyphs: Glyphs) -> Row:
+def _store(store: StoreStats, jobs: Sequence[Job], glyphs: Glyphs, watched: bool) -> Row:
     name, active = store.settings.name, store.active
     state, ink = _state(store, jobs, glyphs)
+    if watched and ink != "accent":
+        state, ink = f"{glyphs.good} watched", "good"
     finished = store.version.finished_at if store.version else None
     cells: tuple[Cell, ...] = (
         (name, "value"),
@@ -136,7 +141,9 @@ def facts(store: StoreStats, details: StoreDetails | None, width: int, height: i
     say("index", store.index or formats.NONE, "text" if store.index in ("ready", "") else "warn")
     if store.prefilter is not None:
         say("search", f"bits first, recall@10 {store.prefilter.recall:.4f} on its own vectors")
-    say("golden", f"{formats.many(store.questions, 'question')}" if store.questions else "none: Q adds a file of them")
+    say(
+        "golden", f"{formats.many(store.questions, 'question')}" if store.questions else "none: Q shows how to add some"
+    )
     version = store.version
     if version is not None:
         what = [f"{count} {name}" for name, count in (("added", version.added), ("changed", version.changed),

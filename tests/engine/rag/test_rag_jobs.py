@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from lathe.engine.steps import (
     Step,
 )
 from lathe.store.rag.store import RagStore
+from lathe.store.rag.values import Filter
 
 
 @pytest.fixture
@@ -224,6 +226,40 @@ async def test_one_writer_at_a_time(workbench: LocalWorkbench, folder: Path, hom
         job = await run(workbench, RagBuildStep(store="docs", words_only=True))
         assert job.failure is not None and job.failure.code == "E_STORE_LOCKED" and job.failure.exit == 75
         assert (await workbench.search_store(SearchRequest(store="docs", query="scheduler"))).hits
+
+
+async def test_a_store_is_deleted_and_its_documents_stay(
+    workbench: LocalWorkbench, folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = RagBuildStep(store="docs", sources=(str(folder),), words_only=True)
+    first = await run(workbench, step)
+    assert (await workbench.search_store(SearchRequest(store="docs", query="token"))).hits
+    before = sorted(folder.rglob("*"))
+    with monkeypatch.context() as patch:
+        busy = await workbench.jobs()
+        patch.setattr(workbench, "jobs", lambda: asyncio.sleep(0, [msgspec.structs.replace(busy[0], state="running")]))
+        with pytest.raises(UsageError, match="is at work on store docs"):
+            await workbench.remove_store("docs")
+    assert await workbench.remove_store("docs") > 0
+    assert sorted(folder.rglob("*")) == before and not (home / "stores" / "docs.db").exists()
+    with pytest.raises(MissingError):
+        await workbench.remove_store("docs")
+    with pytest.raises(MissingError):
+        await workbench.search_store(SearchRequest(store="docs", query="token"))
+    again = await run(workbench, step)
+    assert first.outcome is not None and again.outcome is not None
+    assert again.outcome.figures["added"] == first.outcome.figures["added"]
+
+
+async def test_questions_of_a_plan_are_narrowed(workbench: LocalWorkbench, folder: Path) -> None:
+    await run(workbench, RagBuildStep(store="docs", sources=(str(folder),), words_only=True))
+    everything = await run(workbench, RagQueryStep(store="docs", questions=("the",)))
+    assert everything.outcome is not None and everything.outcome.rows
+    path = str(everything.outcome.rows[0]["path"])
+    narrowed = await run(
+        workbench, RagQueryStep(store="docs", questions=("the",), filter=Filter(paths=(path,)), mmr=0.5)
+    )
+    assert narrowed.outcome is not None and {row["path"] for row in narrowed.outcome.rows} == {path}
 
 
 async def test_access_lists_keep_others_out(workbench: LocalWorkbench, folder: Path) -> None:

@@ -14,8 +14,8 @@ from lathe.store.rag import columns, documents, index, questions, versions, word
 from lathe.store.rag.filters import allowed
 from lathe.store.rag.resident import Resident
 from lathe.store.rag.schema import RAG
-from lathe.store.rag.store import RagStore, is_store_name
-from lathe.store.rag.values import FileError, Filter, Question, Relevant, StoreSettings
+from lathe.store.rag.store import RagStore, remove_file
+from lathe.store.rag.values import FileError, Filter, Question, Relevant, StoreSettings, is_store_name
 from support.rag_stores import EMBEDDER, cut, document, embed, make, vector
 
 TEXTS = {
@@ -240,3 +240,32 @@ def test_a_half_made_store_says_so(tmp_path: Path) -> None:
 )
 def test_store_names(name: str, good: bool) -> None:
     assert is_store_name(name) is good
+
+
+def test_a_store_goes_with_all_that_is_its_own_and_nothing_else(tmp_path: Path) -> None:
+    beside = tmp_path / "s.db.notes"
+    beside.write_text("mine")
+    with make(tmp_path / "s.db", TEXTS) as made, pytest.raises(StoreLocked, match="is being written by"):
+        remove_file(made.path)
+    assert remove_file(tmp_path / "s.db") > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.db.lock", "s.db.notes"]
+    with pytest.raises(NotFound):
+        remove_file(tmp_path / "s.db")
+    make(tmp_path / "s.db", TEXTS).close()
+    assert RagStore.open(tmp_path / "s.db", read_only=True).stats().documents == 2
+
+
+def test_a_damaged_store_can_be_deleted_and_a_foreign_file_cannot(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    make(path, TEXTS).close()
+    path.write_bytes(path.read_bytes()[:100] + b"\xff" * 5000)
+    assert remove_file(path) == 5100
+    Database.open(tmp_path / "w.db").close()
+    (tmp_path / "t.db").write_text("a letter")
+    (tmp_path / "e.db").touch()
+    make(tmp_path / "real.db", TEXTS).close()
+    (tmp_path / "l.db").symlink_to(tmp_path / "real.db")
+    for name in ("w", "t", "e", "l"):
+        with pytest.raises(StoreError, match="no RAG store of Lathe's and stays"):
+            remove_file(tmp_path / f"{name}.db")
+        assert (tmp_path / f"{name}.db").is_file()
