@@ -1,4 +1,4 @@
-"""What a killed engine does to a catalogue: enter, measure, rename, remove, for ever."""
+"""What a killed engine does to a catalogue: enter, measure, remove, or scan and enter, for ever."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lathe.engine.catalogue.catalogue import Catalogue
+from lathe.engine.jobs import scan
 from lathe.engine.jobs.values import Artefact, Outcome
-from lathe.engine.steps import BenchStep, QuantizeStep
+from lathe.engine.paths import Home
+from lathe.engine.steps import BenchStep, QuantizeStep, ScanStep
 from lathe.store.database import Database
+from support.job_context import RecordingContext
 from support.model_trees import gguf
 
 
@@ -30,3 +33,16 @@ def churn(report: Callable[[object], None], database: str, models: str) -> None:
             report(f"measured {entry.name} {entry.path}")
             if number % 2:
                 report(f"removed {entry.name} {catalogue.remove(entry.name, delete_files=True)[0]}")
+
+
+def look(report: Callable[[object], None], home: str, models: str) -> None:
+    """Scan a folder as the job does and enter what it found as the engine does."""
+    step = ScanStep(roots=(models,))
+    with Database.open(Home(Path(home)).database) as opened:
+        catalogue = Catalogue(opened, time.time)
+        while True:
+            report("begin")
+            outcome = scan.run(step, RecordingContext(step, Path(home)))
+            report("found")
+            catalogue.register(step, outcome)
+            report("done")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -34,6 +35,14 @@ class Child:
     def read(self) -> str:
         """Wait for the next reported line; empty when the child is gone."""
         return self.lines.readline().decode().strip()
+
+    def kill_after(self, seconds: float) -> list[str]:
+        """Let it work for a while after its first report, kill it, and return what it had reported."""
+        heard = [self.read()]
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and select.select([self.lines], [], [], left)[0]:
+            heard.append(self.read())
+        return heard + self.kill()
 
     def kill(self) -> list[str]:
         """End it at once, wait until it is gone, and return what it had still reported."""

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 
+import msgspec
+from lathe.engine.catalogue.scan import ScanResult
+from lathe.engine.paths import Home
+from lathe.quantize.artefact import collect_parts
 from lathe.store.database import Database
 from lathe.store.models import Models
+from support.model_trees import gguf
 from support.nursery import Nursery
 
 CYCLES = 40
+SCANS = 70
 
 
 def test_the_registry_survives_kill_9_at_any_step(tmp_path: Path) -> None:
@@ -35,3 +42,48 @@ def test_the_registry_survives_kill_9_at_any_step(tmp_path: Path) -> None:
             assert len(unfinished) <= 1, "only the last one can have been under removal"
             assert not any(Path(model).exists() for model in unfinished), "files go before the row does"
             assert len({entry.name for entry in entries.values()}) == len(entries)
+
+
+def test_a_scan_killed_at_any_instant_is_entered_wholly_or_not_at_all(tmp_path: Path) -> None:
+    chance = random.Random(28)
+    home, models, aside = Home(tmp_path / "home"), tmp_path / "models", tmp_path / "aside"
+    home.root.mkdir()
+    aside.mkdir()
+    files = [gguf(models / f"m{number}.gguf", f"name {number}") for number in range(12)]
+    arguments = (str(home.root), str(models))
+    found = tmp_path / "home" / "jobs" / "j-1" / "scan.json"
+
+    def entered() -> set[str]:
+        with Database.open(home.database) as database:
+            assert database.check() == []
+            return {entry.path for entry in database.read(lambda db: Models(db).all()) if not entry.missing}
+
+    interrupted = unfinished = 0
+    with Nursery("support.catalogue_work:look") as nursery:
+        child = nursery.spawn(*arguments)
+        assert child.read() == "begin"
+        began = time.monotonic()
+        assert [child.read(), child.read()] == ["found", "done"]
+        took = time.monotonic() - began
+        child.kill()
+        before = entered()
+        assert before == {str(file) for file in files}
+        for _ in range(SCANS):
+            for file in chance.sample(files, 3):
+                here, there = (file, aside / file.name) if file.exists() else (aside / file.name, file)
+                here.rename(there)
+            now = {str(file) for file in files if file.exists()}
+            said = nursery.spawn(*arguments).kill_after(chance.uniform(0, took * 1.5))
+            assert set(said) <= {"begin", "found", "done"}, said
+            after = entered()
+            assert after == now or (after == before and "done" not in said)
+            interrupted += said[-1] == "begin"
+            unfinished += "done" not in said
+            before = after
+            for part in collect_parts(found.parent):
+                part.unlink()
+            msgspec.json.decode(found.read_bytes(), type=ScanResult)
+            assert [path.name for path in found.parent.iterdir()] == [found.name]
+    assert interrupted >= 5 and unfinished >= SCANS / 5, (
+        "too few kills hit the work, so this test proved less than it says"
+    )
