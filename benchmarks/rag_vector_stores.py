@@ -1,6 +1,6 @@
 """Lathe's store beside Chroma, LanceDB and plain sqlite-vec: the same vectors, each in a fresh process.
 
-    python benchmarks/rag_vector_stores.py --peers PYTHON [--rows 100000]
+    python benchmarks/rag_vector_stores.py --peers PYTHON [--rows 100000] [--only lathe]
 
 PYTHON is the interpreter of an environment with `chromadb`, `lancedb`, `numpy`; the others run in this one. Every
 engine gets the vectors in portions of 5,000 and is asked one query at a time after it was closed and opened again.
@@ -155,7 +155,8 @@ def main() -> int:
     parser.add_argument("--peers", help="interpreter with chromadb and lancedb")
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--engine", choices=ENGINES)
+    parser.add_argument("--only", choices=ENGINES, action="append", help="repeatable; default: all")
+    parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path)
     arguments = parser.parse_args()
     if arguments.engine:
@@ -177,7 +178,7 @@ def main() -> int:
         print(
             "| engine | build s | p50 ms | p95 ms | recall@10 | on disk MB | memory MB |\n|---|---|---|---|---|---|---|"
         )
-        for engine in ENGINES:
+        for engine in arguments.only or ENGINES:
             python = arguments.peers if engine in PEERS else sys.executable
             if python is None:
                 continue

@@ -13,13 +13,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lathe.store.errors import StoreError
-from lathe.store.rag import columns, index
+from lathe.store.rag import columns, index, meta
 from lathe.store.rag.filters import allowed
 from lathe.store.rag.resident import Resident, is_small, scan
-from lathe.store.rag.store import RagStore
+from lathe.store.rag.store import PREFILTER, RagStore
 from lathe.store.rag.values import Column, Filter, Prefilter
 
 if TYPE_CHECKING:
@@ -41,6 +41,14 @@ Cancelled = Callable[[], bool]
 EVERYTHING = Filter()
 
 
+class _Now(NamedTuple):
+    """The column that a search is for, as it stands."""
+
+    column: Column
+    writes: int
+    prefilter: Prefilter | None
+
+
 class Nearest:
     """Vector search over one open store; safe to use from several threads."""
 
@@ -60,36 +68,35 @@ class Nearest:
         Raises:
             StoreError: the store has no vectors, or the query comes from another embedder.
         """
-        column = self._column()
+        now = self._look()
+        column = now.column
         if len(query) != column.embedder.dimensions:
             raise StoreError(f"a query of {len(query)} dimensions cannot be compared with {column.embedder.name}'s "
                              f"{column.embedder.dimensions}")  # fmt: skip
         if is_small(column):
-            resident = self._held(column)
+            resident = self._held(now)
             return resident.nearest(query, k, self._mask(resident, condition, cancelled))
         if exact:
             return self._store.read(lambda db: _scan(db, column, query, k, condition), cancelled=cancelled)
-        return self._prefiltered(column, query, k, condition, cancelled)
+        return self._prefiltered(now, query, k, condition, cancelled)
 
     def warm(self) -> None:
         """Read the signatures of a large column into memory, so that the next searches need not scan the file."""
-        column = self._column()
-        if not is_small(column):
-            self._held(column)
+        now = self._look()
+        if not is_small(now.column):
+            self._held(now)
 
     def candidates(self, k: int) -> int:
         """How many candidates a search for k results considers."""
-        prefilter = self._store.prefilter()
-        return max(MIN_CANDIDATES, k * (prefilter.factor if prefilter else DEFAULT_FACTOR))
+        return _wanted(self._store.prefilter(), k)
 
-    def _prefiltered(
-        self, column: Column, query: Array, k: int, condition: Filter, cancelled: Cancelled | None
-    ) -> Scored:
+    def _prefiltered(self, now: _Now, query: Array, k: int, condition: Filter, cancelled: Cancelled | None) -> Scored:
+        column = now.column
         sql, values = allowed(condition)
         ids = self._ids(condition, cancelled)
         if ids is not None and len(ids) <= FEW:
             return self._rescored(column, query, ids, k)
-        wanted = self.candidates(k)
+        wanted = _wanted(now.prefilter, k)
         held = self._resident
         cold = held is None or held[0] != column.number
         if cold and self._store.read(lambda db: index.chunked(db, column.number)):
@@ -105,7 +112,7 @@ class Nearest:
         else:
             import numpy as np
 
-            resident = self._held(column)
+            resident = self._held(now)
             mask = None if ids is None else resident.mask(np.array(ids, np.int64))
             found = resident.candidates(query, wanted, mask)
         return self._rescored(column, query, found, k)
@@ -126,21 +133,33 @@ class Nearest:
         sql, values = allowed(condition)
         return self._store.read(lambda db: [row[0] for row in db.execute(sql, values).fetchall()], cancelled=cancelled)
 
-    def _column(self) -> Column:
+    def _look(self) -> _Now:
+        """What a search has to know, in one read."""
         number = self._number
-        column = self._store.read(columns.active if number is None else lambda db: columns.get(db, number))
-        if column is None:
-            raise StoreError(f"{self._store.path} has no vectors", hint="search it by words, or embed it")
-        return column
 
-    def _held(self, column: Column) -> Resident:
-        """The column in memory as it is now; one thread reads it while others wait."""
+        def work(db: Connection) -> _Now | None:
+            column = columns.active(db) if number is None else columns.get(db, number)
+            if column is None:
+                return None
+            return _Now(column, columns.counts(db, column.number).writes, meta.get(db, PREFILTER, Prefilter))
+
+        now = self._store.read(work)
+        if now is None:
+            raise StoreError(f"{self._store.path} has no vectors", hint="search it by words, or embed it")
+        return now
+
+    def _held(self, now: _Now) -> Resident:
+        """The column in memory, at least as it was at the look; one thread reads it while others wait."""
+        column = now.column
         with self._loading:
-            writes = self._store.read(lambda db: columns.counts(db, column.number)).writes
             held = self._resident
-            if held is None or held[0] != column.number or held[1].writes != writes:
+            if held is None or held[0] != column.number or held[1].writes < now.writes:
                 self._resident = held = (column.number, self._store.read(lambda db: Resident.load(db, column)))
             return held[1]
+
+
+def _wanted(prefilter: Prefilter | None, k: int) -> int:
+    return max(MIN_CANDIDATES, k * (prefilter.factor if prefilter else DEFAULT_FACTOR))
 
 
 def calibrate(store: RagStore, queries: int = 100, seed: int = 0) -> Prefilter | None:
@@ -218,5 +237,6 @@ def _best(query: Array, vectors: dict[int, bytes], k: int) -> Scored:
     if not vectors:
         return []
     matrix = np.frombuffer(b"".join(vectors.values()), "<f4").reshape(len(vectors), -1)
-    scored = zip(vectors, (float(score) for score in matrix @ query), strict=True)
-    return sorted(scored, key=lambda item: (-item[1], item[0]))[:k]
+    passages, scores = np.fromiter(vectors, np.int64, len(vectors)), matrix @ query
+    order = np.lexsort((passages, -scores))[:k]
+    return list(zip(passages[order].tolist(), scores[order].tolist(), strict=True))

@@ -23,6 +23,10 @@ EXACT_BYTES = 32 * 1024 * 1024
 """Columns up to this size are scanned exactly: about 20,000 vectors of 384, a scan of a few milliseconds."""
 _BLOCK = 1 << 16
 """Signatures scanned at a time, so that intermediate results stay in the cache."""
+_WORDS = 3
+"""64-bit words whose differences add up in a byte; wider sums are formed a third as often."""
+_SAMPLE = 16
+"""Of so many distances one is looked at to guess where the nearest end."""
 _GROUP = 16
 """Chunks of the index scanned at a time, for the same reason."""
 
@@ -110,11 +114,7 @@ class Resident:
         bits = _words(query, len(self.words) * 8)
         distances = np.empty(len(self.ids), np.uint16)
         for first in range(0, len(self.ids), _BLOCK):
-            block = self.words[:, first : first + _BLOCK]
-            total = np.zeros(block.shape[1], np.uint16)
-            for word, bit in zip(block, bits, strict=True):
-                total += np.bitwise_count(word ^ bit)
-            distances[first : first + _BLOCK] = total
+            _differences(self.words[:, first : first + _BLOCK], bits, distances[first : first + _BLOCK])
         return _nearest(self.ids, distances, k, mask)
 
 
@@ -140,6 +140,23 @@ def scan(db: Connection, column: Column, query: Array, k: int, allowed: Array | 
     return _nearest(every, np.concatenate(distances), k, None if allowed is None else np.isin(every, allowed))
 
 
+def _differences(words: Array, bits: Array, into: Array) -> None:
+    """Count the bits in which each column of words differs from a query's; nothing is allocated within the loop."""
+    import numpy as np
+
+    rows = words.shape[1]
+    differing, count, sums = np.empty(rows, np.uint64), np.empty(rows, np.uint8), np.empty(rows, np.uint8)
+    into[:] = 0
+    for first in range(0, len(words), _WORDS):
+        for place in range(first, min(first + _WORDS, len(words))):
+            np.bitwise_xor(words[place], bits[place], out=differing)
+            if place == first:
+                np.bitwise_count(differing, out=sums)
+            else:
+                np.add(sums, np.bitwise_count(differing, out=count), out=sums)
+        np.add(into, sums, out=into)
+
+
 def _words(query: Array, width: int) -> Array:
     """The signature of a query as 64-bit words."""
     import numpy as np
@@ -155,8 +172,26 @@ def _nearest(ids: Array, distances: Array, k: int, mask: Array | None) -> list[i
     if mask is not None:
         distances[~mask] = np.iinfo(np.uint16).max
         k = min(k, int(mask.sum()))
-    rows = np.arange(len(ids)) if k >= len(distances) else np.argpartition(distances, k)[:k]
-    return [int(passage) for passage in ids[rows]]
+    rows = np.arange(len(ids)) if k >= len(distances) else _least(distances, k)
+    found: list[int] = ids[rows].tolist()
+    return found
+
+
+def _least(distances: Array, k: int) -> Array:
+    """Where the k least stand, in no order.
+
+    A sample says up to which distance a few more than k lie; only those are put in order, which is ten times cheaper
+    than to partition all of them. Where the sample misled, all of them are.
+    """
+    import numpy as np
+
+    sample = distances[::_SAMPLE]
+    rank = 2 * k // _SAMPLE + 8
+    if rank < len(sample):
+        near = np.flatnonzero(distances <= np.partition(sample, rank)[rank])
+        if len(near) >= k:
+            return near if len(near) == k else near[np.argpartition(distances[near], k)[:k]]
+    return np.argpartition(distances, k)[:k]
 
 
 def padded(packed: Array, rows: int, width: int) -> Array:
