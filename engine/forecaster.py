@@ -13,11 +13,11 @@ from pathlib import Path
 
 import msgspec
 from lathe.engine.errors import revive
-from lathe.engine.jobs.forecast import Answered, Asked
+from lathe.engine.jobs.forecast import Answered, Asked, Planned
 from lathe.engine.planner import MemoryPlanner
 from lathe.engine.process import Child, spawn
 from lathe.engine.states import Fit, Forecast, WorkerState
-from lathe.engine.steps import ConvertStep, QuantizeStep
+from lathe.engine.steps import ConvertStep, OnnxQuantizeStep
 from lathe.engine.worker.messages import LoadOptions
 from lathe.quantize.card import ModelCard
 from lathe.store.models import ModelEntry
@@ -44,7 +44,7 @@ class Forecaster:
         self._waiting: dict[int, asyncio.Future[Forecast]] = {}
         self._idle: asyncio.TimerHandle | None = None
 
-    async def forecast(self, step: ConvertStep | QuantizeStep, entry: ModelEntry) -> Forecast:
+    async def forecast(self, step: Planned, entry: ModelEntry) -> Forecast:
         """What the step would make of the model it names.
 
         Raises:
@@ -60,7 +60,7 @@ class Forecaster:
         finally:
             self._waiting.pop(number, None)
             self._rest()
-        fit = await asyncio.to_thread(self._fit, entry, found) if found.bytes is not None else None
+        fit = await asyncio.to_thread(self._fit, step, entry, found) if found.bytes is not None else None
         return msgspec.structs.replace(found, fit=fit)
 
     async def close(self) -> None:
@@ -73,14 +73,18 @@ class Forecaster:
         if self._listening is not None:
             await asyncio.wait({self._listening})
 
-    def _fit(self, entry: ModelEntry, found: Forecast) -> Fit | None:
+    def _fit(self, step: Planned, entry: ModelEntry, found: Forecast) -> Fit | None:
+        """Whether the result can be run here; None where it does not run by itself."""
+        made = step.to if isinstance(step, ConvertStep) else "onnx" if isinstance(step, OnnxQuantizeStep) else "gguf"
+        if made == "safetensors" or entry.card.get("adapter"):
+            return None
         try:
             card = msgspec.convert(entry.card, ModelCard)
         except msgspec.ValidationError:
             return None
         assert found.bytes is not None
         card = msgspec.structs.replace(
-            card, format="gguf", bytes=found.bytes, tensor_types=found.mix, bits_per_weight=found.bits_per_weight
+            card, format=made, bytes=found.bytes, tensor_types=found.mix, bits_per_weight=found.bits_per_weight
         )
         return self._planner.imagine(card, LoadOptions(), self._held())
 

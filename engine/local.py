@@ -66,7 +66,7 @@ from lathe.engine.rag.requests import (
 from lathe.engine.rag.stores import Stores
 from lathe.engine.release import RELEASE
 from lathe.engine.states import EngineInfo, Fit, Forecast, ServerOptions, ServerState, Snapshot, WorkerState
-from lathe.engine.steps import ConvertStep, QuantizeStep, ScanStep, Step
+from lathe.engine.steps import ConvertStep, OnnxQuantizeStep, QuantizeStep, ScanStep, Step
 from lathe.engine.telemetry.sample import Sample
 from lathe.engine.telemetry.traffic import Observation
 from lathe.engine.workbench import ApiKey, Finding, LogPage, ModelAlias, ModelDetails, SettingValue
@@ -380,8 +380,10 @@ class LocalWorkbench:
         """One job."""
         return await self._runner.get(job_id)
 
-    async def forecast(self, step: ConvertStep | QuantizeStep) -> Forecast:
+    async def forecast(self, step: ConvertStep | QuantizeStep | OnnxQuantizeStep) -> Forecast:
         """What a step would make."""
+        if isinstance(step, ConvertStep) and step.base is not None:
+            step = msgspec.structs.replace(step, base=(await self.resolve(step.base)).path)
         return await self._forecaster.forecast(step, await self.resolve(step.model))
 
     async def artefact_text(self, job_id: str, name: str) -> str:

@@ -39,7 +39,7 @@ from lathe.engine.rag.requests import (
     Watched,
 )
 from lathe.engine.states import Fit, Forecast, ServerOptions, ServerState, Snapshot, WorkerState
-from lathe.engine.steps import ConvertStep, QuantizeStep, Step
+from lathe.engine.steps import ConvertStep, OnnxQuantizeStep, QuantizeStep, Step
 from lathe.engine.telemetry.sample import Sample
 from lathe.engine.worker.messages import LoadOptions
 from lathe.quantize.card import ModelCard
@@ -219,7 +219,7 @@ class Workbench(Protocol):
     async def job(self, job_id: str) -> Job:
         """One job, whatever its age."""
 
-    async def forecast(self, step: ConvertStep | QuantizeStep) -> Forecast:
+    async def forecast(self, step: ConvertStep | QuantizeStep | OnnxQuantizeStep) -> Forecast:
         """What a step would make: exact size, types, fit, and every objection; nothing is written."""
 
     async def artefact_text(self, job_id: str, name: str) -> str:

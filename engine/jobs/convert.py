@@ -19,6 +19,7 @@ from lathe.store.models import ModelEntry
 if TYPE_CHECKING:
     from lathe.quantize.checkpoint import Checkpoint
     from lathe.quantize.convert.convert import ConversionReport
+    from lathe.quantize.convert.restore.restore import RestoredType
 
 _STAGES = 4
 _MADE_FROM = {"gguf": ("safetensors", "ggml"), "onnx": ("safetensors",), "safetensors": ("gguf",)}
@@ -39,6 +40,13 @@ def check_source(step: ConvertStep, entry: ModelEntry) -> None:
     if entry.format not in _MADE_FROM[step.to]:
         made_from = " or ".join(_MADE_FROM[step.to])
         raise UsageError(f"{entry.name} is {entry.format}; {step.to} is made from {made_from}")
+
+
+def restored_type(step: ConvertStep) -> RestoredType:
+    """The type of a checkpoint's weights."""
+    if step.outtype == "q8_0":
+        raise UsageError("a checkpoint's weights are f32, f16 or bf16")
+    return step.outtype
 
 
 def run(step: ConvertStep, context: JobContext) -> Outcome:
@@ -173,11 +181,10 @@ def _legacy(step: ConvertStep, entry: ModelEntry, context: JobContext) -> _Made:
 def _restored(step: ConvertStep, entry: ModelEntry, context: JobContext) -> _Made:
     from lathe.quantize.convert.restore.restore import restore_checkpoint
 
-    if step.outtype == "q8_0":
-        raise UsageError("a checkpoint's weights are f32, f16 or bf16")
+    dtype = restored_type(step)
     output = output_path(context, step.output, step.name or variant_name(entry, "hf"), "")
     made = restore_checkpoint(
-        Path(entry.path), output, outtype=step.outtype, force=step.force, report=reporter(context, 2, _STAGES)
+        Path(entry.path), output, outtype=dtype, force=step.force, report=reporter(context, 2, _STAGES)
     )
     figures: dict[str, Figure] = {
         "bytes": made.bytes, "tensors": made.tensors, "architecture": made.architecture, "dtype": made.dtype,

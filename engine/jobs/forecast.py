@@ -11,19 +11,21 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
-from lathe.engine.errors import LatheError, UnavailableError, UsageError, describe
+from lathe.engine.errors import LatheError, MissingError, UnavailableError, UsageError, describe
 from lathe.engine.jobs.outputs import gguf_path, planned_path, recipe_key, variant_name
 from lathe.engine.paths import Home
 from lathe.engine.states import Forecast
-from lathe.engine.steps import ConvertStep, QuantizeStep
+from lathe.engine.steps import ConvertStep, OnnxQuantizeStep, QuantizeStep
 from lathe.engine.wire import frame, receive_blocking
 from lathe.quantize.errors import QuantizeError, UnsafeError, UnsupportedError
 from lathe.store.models import ModelEntry
 
+Planned = ConvertStep | QuantizeStep | OnnxQuantizeStep
+"""Steps whose result can be told beforehand."""
 _UNKNOWN_SHA256 = "0" * 64
 """Stands for a hash that is not computed yet: the size does not depend on its digits."""
 
@@ -32,7 +34,8 @@ class Asked(msgspec.Struct, frozen=True):
     """A question to the process."""
 
     id: int
-    step: ConvertStep | QuantizeStep
+    step: Planned
+    """The base of an adapter, where one is named, by its path."""
     entry: ModelEntry
     """The model the step names."""
     home: str
@@ -45,13 +48,19 @@ class Answered(msgspec.Struct, frozen=True):
     forecast: Forecast
 
 
-def forecast(step: ConvertStep | QuantizeStep, entry: ModelEntry, home: Path) -> Forecast:
+def forecast(step: Planned, entry: ModelEntry, home: Path) -> Forecast:
     """Plan a step; what would be refused is `problem` of the answer."""
-    suffix = ".gguf" if isinstance(step, QuantizeStep) or step.to == "gguf" else ""
+    suffix = ".gguf" if isinstance(step, QuantizeStep) or (isinstance(step, ConvertStep) and step.to == "gguf") else ""
     output = planned_path(home, step.output, step.name or entry.name, suffix)
     try:
         output = planned_path(home, step.output, step.name or _name(step, entry), suffix)
-        found = _quantization(step, entry, output) if isinstance(step, QuantizeStep) else _conversion(step, entry, home)
+        match step:
+            case QuantizeStep():
+                found = _quantization(step, entry, output)
+            case OnnxQuantizeStep():
+                found = _onnx_quantization(step, entry)
+            case _:
+                found = _conversion(step, entry, home)
     except (LatheError, QuantizeError, OSError) as error:
         found = Forecast(output="", problem=describe(error))
     taken = found.taken or ("other" if os.path.lexists(output) else "")
@@ -60,10 +69,12 @@ def forecast(step: ConvertStep | QuantizeStep, entry: ModelEntry, home: Path) ->
     )
 
 
-def _name(step: ConvertStep | QuantizeStep, entry: ModelEntry) -> str:
+def _name(step: Planned, entry: ModelEntry) -> str:
     """The name that the job gives."""
     if isinstance(step, QuantizeStep):
         return variant_name(entry, step.type)
+    if isinstance(step, OnnxQuantizeStep):
+        return variant_name(entry, step.mode)
     from lathe.engine.jobs.convert import check_source
 
     check_source(step, entry)
@@ -116,17 +127,84 @@ def _quantization(step: QuantizeStep, entry: ModelEntry, output: Path) -> Foreca
     )
 
 
+def _onnx_quantization(step: OnnxQuantizeStep, entry: ModelEntry) -> Forecast:
+    from lathe.engine.jobs.onnx_quantize import check_source, options_of
+    from lathe.engine.onnx.folder import graph_of
+    from lathe.engine.onnx.quantizing import check_options
+    from lathe.engine.onnx.sizes import predicted
+    from lathe.quantize.onnx_files import read_onnx
+
+    check_source(step, entry)
+    options = options_of(step)
+    graph = read_onnx(graph_of(Path(entry.path)))
+    size = predicted(graph, options)
+    problem = None
+    try:
+        check_options(options, text=bool(step.text))
+        if step.text and not Path(step.text).expanduser().is_file():
+            raise MissingError(f"no text at {step.text}")
+    except LatheError as error:
+        problem = describe(error)
+    return Forecast(
+        output="",
+        bytes=size.bytes,
+        exact=False,
+        bits_per_weight=size.bits_per_weight,
+        tensors=len(graph.tensors),
+        mix=size.mix,
+        problem=problem,
+    )
+
+
 def _conversion(step: ConvertStep, entry: ModelEntry, home: Path) -> Forecast:
-    if step.to == "onnx":
-        return _export(step, entry)
-    from lathe.quantize.checkpoint import read_checkpoint
     from lathe.quantize.convert.adapter import is_adapter
+
+    source = Path(entry.path)
+    match step.to, entry.format:
+        case "onnx", _:
+            return _export(step, entry)
+        case "safetensors", _:
+            return _restoration(step, source)
+        case _, "ggml":
+            return Forecast(output="", bytes=entry.bytes, exact=False)
+        case _:
+            return _adapter(step, source) if is_adapter(source) else _checkpoint(step, source, entry, home)
+
+
+def _restoration(step: ConvertStep, source: Path) -> Forecast:
+    from lathe.engine.jobs.convert import restored_type
+    from lathe.quantize.convert.restore.restore import plan_restoration
+
+    plan = plan_restoration(source, outtype=restored_type(step))
+    return Forecast(
+        output="",
+        bytes=plan.bytes + sum(map(len, plan.documents.values())),
+        exact=False,
+        bits_per_weight=32.0 if plan.dtype == "F32" else 16.0,
+        tensors=len(plan.tensors),
+        mix={str(plan.dtype): plan.bytes},
+        warnings=plan.warnings,
+    )
+
+
+def _adapter(step: ConvertStep, source: Path) -> Forecast:
+    from lathe.quantize.convert.adapter import plan_adapter
+
+    plan = plan_adapter(source, base=Path(step.base) if step.base else None, outtype=step.outtype)
+    return Forecast(
+        output="",
+        bytes=plan.bytes,
+        bits_per_weight=8 * plan.bytes / plan.parameters,
+        tensors=len(plan.tensors),
+        mix=_mix((entry.type, entry.nbytes) for entry in plan.entries),
+    )
+
+
+def _checkpoint(step: ConvertStep, source: Path, entry: ModelEntry, home: Path) -> Forecast:
+    from lathe.quantize.checkpoint import read_checkpoint
     from lathe.quantize.convert.convert import plan_conversion
     from lathe.quantize.convert.registry import UNKNOWN_ARCHITECTURE
 
-    source = Path(entry.path)
-    if entry.format != "safetensors" or is_adapter(source):
-        return Forecast(output="", bytes=entry.bytes, exact=False)
     try:
         plan = plan_conversion(read_checkpoint(source), step.outtype)
     except UnsupportedError as error:
@@ -134,18 +212,24 @@ def _conversion(step: ConvertStep, entry: ModelEntry, home: Path) -> Forecast:
             raise
         # llama.cpp's own converter is there, and nobody knows beforehand what it makes of it.
         return Forecast(output="", bytes=entry.bytes, exact=False, warnings=(error.message,))
-    mix: dict[str, int] = {}
-    for tensor in plan.entries:
-        mix[tensor.type] = mix.get(tensor.type, 0) + tensor.nbytes
+    mix = _mix((tensor.type, tensor.nbytes) for tensor in plan.entries)
     return Forecast(
         output="",
         bytes=plan.bytes,
         exact=False,
         bits_per_weight=8 * sum(mix.values()) / plan.parameters if plan.parameters else None,
         tensors=len(plan.tensors),
-        mix=dict(sorted(mix.items(), key=lambda item: -item[1])),
+        mix=mix,
         warnings=tuple(plan.draft.warnings),
     )
+
+
+def _mix(tensors: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Type -> bytes, largest first."""
+    totals: dict[str, int] = {}
+    for kind, size in tensors:
+        totals[kind] = totals.get(kind, 0) + size
+    return dict(sorted(totals.items(), key=lambda item: -item[1]))
 
 
 def _export(step: ConvertStep, entry: ModelEntry) -> Forecast:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from lathe.engine.errors import UsageError
@@ -11,8 +12,31 @@ from lathe.engine.jobs.values import Artefact, Figure, JobContext, Outcome
 from lathe.engine.release import RELEASE
 from lathe.engine.steps import OnnxQuantizeStep
 from lathe.quantize.artefact import file_sha256
+from lathe.store.models import ModelEntry
+
+if TYPE_CHECKING:
+    from lathe.engine.onnx.quantizing import OnnxQuantizeOptions
 
 _IN_RECIPE = ("mode", "per_channel", "symmetric", "block_size", "operators", "exclude", "reduce_range", "calibration")
+
+
+def check_source(step: OnnxQuantizeStep, entry: ModelEntry) -> None:
+    """Raise UsageError unless the model is one that can be quantized so."""
+    if entry.format != "onnx":
+        raise UsageError(
+            f"{entry.name} is {entry.format}, and {step.mode} is for ONNX", hint="`lathe convert --to onnx` first"
+        )
+
+
+def options_of(step: OnnxQuantizeStep) -> OnnxQuantizeOptions:
+    """The part of a step that says how."""
+    from lathe.engine.onnx.quantizing import OnnxQuantizeOptions
+
+    return OnnxQuantizeOptions(
+        mode=step.mode, per_channel=step.per_channel, symmetric=step.symmetric, block_size=step.block_size,
+        operators=step.operators, exclude=step.exclude, reduce_range=step.reduce_range, calibration=step.calibration,
+        samples=step.samples, sample_tokens=step.sample_tokens,
+    )  # fmt: skip
 
 
 def run(step: OnnxQuantizeStep, context: JobContext) -> Outcome:
@@ -20,20 +44,13 @@ def run(step: OnnxQuantizeStep, context: JobContext) -> Outcome:
     from lathe.engine.catalogue.scan import identify
     from lathe.engine.measure.chunks import read_text
     from lathe.engine.native.llama import physical_cores
-    from lathe.engine.onnx.quantizing import OnnxQuantizeOptions, quantize
+    from lathe.engine.onnx.quantizing import quantize
 
     entry = context.model(step.model)
-    if entry.format != "onnx":
-        raise UsageError(
-            f"{entry.name} is {entry.format}, and {step.mode} is for ONNX", hint="`lathe convert --to onnx` first"
-        )
+    check_source(step, entry)
     output = output_path(context, step.output, step.name or variant_name(entry, step.mode), "")
     text = Path(step.text).expanduser() if step.text else None
-    options = OnnxQuantizeOptions(
-        mode=step.mode, per_channel=step.per_channel, symmetric=step.symmetric, block_size=step.block_size,
-        operators=step.operators, exclude=step.exclude, reduce_range=step.reduce_range, calibration=step.calibration,
-        samples=step.samples, sample_tokens=step.sample_tokens,
-    )  # fmt: skip
+    options = options_of(step)
     source_sha256 = entry.sha256 or model_sha256(entry, reporter(context, 1, 3))
     made = quantize(
         Path(entry.path), output, options, text=read_text(text) if text else None,

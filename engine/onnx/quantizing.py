@@ -94,9 +94,7 @@ def quantize(
         DataError: the result does not run, or answers with values that are no numbers.
     """
     began = time.monotonic()
-    _require_libraries()
-    if options.mode == "int8-static" and not text:
-        raise UsageError("static quantization needs a calibration text", hint="pass --text FILE")
+    check_options(options, text=bool(text))
     graph = graph_of(source)
     before = folder_bytes(graph)
     require_space(output.parent, before)
@@ -125,7 +123,8 @@ def quantize(
     )  # fmt: skip
 
 
-def _require_libraries() -> None:
+def check_options(options: OnnxQuantizeOptions, *, text: bool) -> None:
+    """Raise what would go wrong whatever the graph is; `text`: whether there is one to calibrate with."""
     try:
         import onnx
         import onnxruntime.quantization
@@ -135,14 +134,21 @@ def _require_libraries() -> None:
             f"ONNX quantization needs {missing}, which is not installed", hint=extra("onnx")
         ) from error
     del onnx, onnxruntime
+    if options.mode == "int8-static" and not text:
+        raise UsageError("static quantization needs a calibration text", hint="pass --text FILE")
+    _compiled(options.exclude)
+
+
+def _compiled(patterns: Sequence[str]) -> list[re.Pattern[str]]:
+    try:
+        return [re.compile(pattern) for pattern in patterns]
+    except re.error as error:
+        raise UsageError(f"{error.pattern!r} is no regular expression: {error}") from error
 
 
 def _excluded(model: Any, patterns: Sequence[str]) -> tuple[list[str], list[str]]:
     """Names of nodes that patterns match, and the patterns that match none."""
-    try:
-        compiled = [re.compile(pattern) for pattern in patterns]
-    except re.error as error:
-        raise UsageError(f"{error.pattern!r} is no regular expression: {error}") from error
+    compiled = _compiled(patterns)
     names = [node.name for node in model.graph.node]
     found = [name for name in names if any(pattern.search(name) for pattern in compiled)]
     idle = [pattern.pattern for pattern in compiled if not any(pattern.search(name) for name in names)]

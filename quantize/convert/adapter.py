@@ -165,6 +165,8 @@ def _settings(source: Path) -> dict[str, Any]:
 
 def _base(source: Path, settings: Mapping[str, Any], base: Path | None) -> Path:
     named = settings.get("base_model_name_or_path")
+    if base is None and not named:
+        raise InputMissing(f"{source} names no base model", hint="name the folder of the base checkpoint")
     folder = base or Path(str(named or ""))
     if not (folder / "config.json").is_file():
         raise InputMissing(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,16 +12,21 @@ from lathe.engine import forecaster
 from lathe.engine.embedded import CHECKPOINT
 from lathe.engine.errors import CrashedError, DataError, MissingError
 from lathe.engine.forecaster import Forecaster
-from lathe.engine.jobs import outputs, quantize
+from lathe.engine.jobs import convert, outputs, quantize
 from lathe.engine.jobs.forecast import forecast
 from lathe.engine.jobs.outputs import artefact_text
 from lathe.engine.jobs.values import Artefact, Job, Outcome
 from lathe.engine.planner import MemoryPlanner
-from lathe.engine.steps import ConvertStep, QuantizeStep
+from lathe.engine.states import Forecast
+from lathe.engine.steps import ConvertStep, OnnxQuantizeStep, QuantizeStep
 from lathe.engine.telemetry.devices import Devices
 from lathe.quantize.cards import read_card
+from lathe.quantize.convert import adapter
 from lathe.store.models import ModelEntry
+from support.adapters import pair, write_adapter
+from support.families import RECIPES
 from support.job_context import RecordingContext, entry
+from support.onnx_models import embedded_decoder
 
 pytestmark = pytest.mark.native
 
@@ -77,6 +83,53 @@ def test_a_checkpoint_is_estimated_by_its_plan(home: Path, embedded_gguf: Path) 
     assert found.bytes is not None
     assert abs(found.bytes - embedded_gguf.stat().st_size) < 1024
     assert Path(forecast(ConvertStep(model="stdlib-4m"), source, home).output).name == "stdlib-4m-BF16.gguf"
+
+
+def test_the_way_back_is_told_to_the_weights(home: Path, model: ModelEntry) -> None:
+    step = ConvertStep(model=model.name, to="safetensors", outtype="f16")
+    planned = forecast(step, model, home)
+    assert (planned.problem, planned.exact, planned.bits_per_weight) == (None, False, 16.0)
+    outcome = convert.run(step, RecordingContext(step, home, model))
+    assert planned.output == outcome.artefacts[0].path
+    assert planned.bytes == pytest.approx(outcome.figures["bytes"], rel=0.05)
+    refused = forecast(ConvertStep(model=model.name, to="safetensors", outtype="q8_0", name="x"), model, home)
+    assert refused.problem is not None
+    assert refused.problem.code == "E_USAGE"
+
+
+def test_an_adapter_is_told_to_the_byte(home: Path, tmp_path: Path) -> None:
+    name = "model.layers.0.self_attn.q_proj"
+    source = write_adapter(tmp_path / "tone", pair(name, 64, 64))
+    base = RECIPES["llama2"].write(tmp_path / "base")
+    model = entry(source, name="tone", format="safetensors", card={"adapter": True})
+    step = ConvertStep(model="tone", base=str(base))
+    planned = forecast(step, model, home)
+    assert (planned.problem, planned.exact, planned.tensors) == (None, True, 2)
+    adapter.convert_adapter(source, tmp_path / "tone.gguf", base=base)
+    assert planned.bytes == (tmp_path / "tone.gguf").stat().st_size
+    unknown = forecast(ConvertStep(model="tone"), model, home)
+    assert unknown.problem is not None
+    assert "base model" in unknown.problem.message
+
+
+def test_onnx_is_told_by_its_graph(home: Path, tmp_path: Path) -> None:
+    folder = embedded_decoder(tmp_path / "decoder")
+    source = entry(folder, name="decoder", format="onnx")
+
+    def planned(**fields: Any) -> Forecast:
+        return forecast(OnnxQuantizeStep(model="decoder", **fields), source, home)
+
+    sizes = {mode: planned(mode=mode).bytes or 0 for mode in ("int4", "int8", "float16")}
+    assert 0 < sizes["int4"] < sizes["int8"] < sizes["float16"] < (folder / "model.onnx").stat().st_size * 0.6
+    assert Path(planned().output).name == "decoder-INT8"
+    assert not planned().exact
+    assert (planned(operators=("Gemm",)).bytes or 0) > sizes["float16"], "what no operator reads stays as it is"
+    static = planned(mode="int8-static")
+    assert static.problem is not None
+    assert static.bytes
+    other = forecast(OnnxQuantizeStep(model="x"), entry(CHECKPOINT, name="x", format="safetensors"), home)
+    assert other.problem is not None
+    assert other.problem.code == "E_USAGE"
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from lathe.quantize.errors import (
     UnsafeError,
     UnsupportedError,
 )
-from support.checkpoints import safetensors_bytes, weights, write_checkpoint
+from support.adapters import pair, write_adapter
+from support.checkpoints import weights, write_checkpoint
 from support.families import RECIPES
 from support.gguf_digest import digest
 from support.llama_values import computed_values
@@ -31,23 +31,6 @@ TARGETS = {
     "phi3": ("self_attn.qkv_proj", "mlp.gate_up_proj"),
     "gpt2": ("attn.c_attn", "mlp.c_fc", "mlp.c_proj"),
 }
-
-
-def write_adapter(folder: Path, tensors: dict[str, np.ndarray], **settings: Any) -> Path:
-    """Write a PEFT folder."""
-    folder.mkdir(exist_ok=True)
-    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", **settings}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    (folder / "adapter_model.safetensors").write_bytes(safetensors_bytes(tensors))
-    return folder
-
-
-def pair(name: str, rows: int, columns: int, rank: int = 4) -> dict[str, np.ndarray]:
-    """The two halves for one weight."""
-    return {
-        f"base_model.model.{name}.lora_A.weight": weights(f"{name}.A", (rank, columns), "F32"),
-        f"base_model.model.{name}.lora_B.weight": weights(f"{name}.B", (rows, rank), "F32"),
-    }
 
 
 @pytest.mark.native

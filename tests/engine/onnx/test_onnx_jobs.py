@@ -10,6 +10,7 @@ import pytest
 from lathe.engine.embedded import CHECKPOINT, HELD_OUT_TEXT
 from lathe.engine.errors import UnavailableError, UsageError
 from lathe.engine.jobs import convert, onnx_quantize, perplexity
+from lathe.engine.jobs.forecast import forecast
 from lathe.engine.steps import ConvertStep, OnnxQuantizeStep, PerplexityStep
 from lathe.quantize.errors import OutputError, UnsafeError
 from lathe.store.models import ModelEntry
@@ -106,9 +107,12 @@ def test_quantized_models_are_small_and_close(
         output=str(tmp_path / "q"), threads=1,
     )  # fmt: skip
     before = {path.name: path.stat().st_mtime_ns for path in exported.iterdir()}
+    planned = forecast(step, source, home)
     outcome = onnx_quantize.run(step, RecordingContext(step, home, source))
     assert {path.name: path.stat().st_mtime_ns for path in exported.iterdir()} == before, "the source is untouched"
     assert float(outcome.figures["ratio"] or 1) < most_bytes
+    assert planned.problem is None
+    assert (planned.output, planned.bytes) == (str(tmp_path / "q"), pytest.approx(outcome.figures["bytes"], rel=0.12))
     made = onnx_entry(tmp_path / "q")
     measured = [
         figure(PerplexityStep(model=model.name, context=64, chunks=12, threads=1), home, model)
