@@ -29,6 +29,7 @@ _UNFINISHED = re.compile(
     r"(?:(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]*\x1b?|(?:\x1b\[|\x9b)[0-?]*[ -/]*|\x1b[ -/]*)\Z"
 )
 _MAX_UNFINISHED = 4_096
+_ENDS_STRINGS = "\x07\x9c\n"
 _UNSAFE = (
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but HT and LF, DEL, C1
     "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
@@ -81,7 +82,7 @@ class Cleaner:
     def feed(self, piece: str) -> str:
         """Return what is safe to show now; an unfinished sequence waits for its rest."""
         text = self._held + piece
-        found = _UNFINISHED.search(text)
+        found = _UNFINISHED.search(text, _latest_start(text))
         cut = found.start() if found and len(text) - found.start() <= _MAX_UNFINISHED else len(text)
         # A carriage return may be the first half of CR LF.
         if cut == len(text) and text.endswith("\r"):
@@ -106,6 +107,12 @@ class Cleaner:
             text = text[: min(keep, leading.end())] + text[leading.end() :]
         self._marks = len(text) - len(text.rstrip(_ALL_MARKS))
         return text
+
+
+def _latest_start(text: str) -> int:
+    """Where a sequence that is unfinished at the end can begin at the earliest: the search from there is linear."""
+    after = max(text.rfind(mark) for mark in _ENDS_STRINGS) + 1
+    return max(after, text.rfind("\x1b", after, -1))
 
 
 def _scrub(text: str) -> str:

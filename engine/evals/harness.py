@@ -30,6 +30,8 @@ from lathe.engine.worker.messages import LoadOptions
 Result = TypeVar("Result")
 Asked = TypeVar("Asked")
 CONCURRENCY = 16
+SCORED_AT_ONCE = 64
+"""Contexts whose continuations are scored at once: they share batches, which are filled best from many."""
 _CLIENT = "eval lm_eval"
 _DEFAULT_TOKENS = 256
 """What the harness's own backends generate where a task says nothing."""
@@ -68,11 +70,13 @@ class Bridge:
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
 
-    def map(self, ask: Callable[[Asked], Awaitable[Result]], items: Iterable[Asked]) -> list[Result]:
+    def map(
+        self, ask: Callable[[Asked], Awaitable[Result]], items: Iterable[Asked], at_once: int = CONCURRENCY
+    ) -> list[Result]:
         """Ask all, a bounded number at once, answers in order."""
 
         async def run() -> list[Result]:
-            room = asyncio.Semaphore(CONCURRENCY)
+            room = asyncio.Semaphore(at_once)
 
             async def one(item: Asked) -> Result:
                 async with room:
@@ -100,7 +104,7 @@ def make_lm(bridge: Bridge, model: str, options: LoadOptions | None = None) -> A
         raise UnavailableError("lm_eval is not installed", hint="install `lathe-llm[harness]`") from None
     state = bridge.call(bridge.workbench.load(model, options))
     longest = (state.info.context if state.info else 2048) - 1
-    bridge.call(canary.check(bridge.workbench, model, _CLIENT))
+    bridge.call(canary.check(bridge.workbench, model, _CLIENT, state.info))
     asker = _Asker(bridge.workbench, model, longest)
 
     class LatheLM(LM):  # type: ignore[misc]
@@ -113,14 +117,14 @@ def make_lm(bridge: Bridge, model: str, options: LoadOptions | None = None) -> A
                 grouped.setdefault(request.args[0], []).append(index)
             pairs = [(context, [requests[i].args[1] for i in where]) for context, where in grouped.items()]
             answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-            for where, scores in zip(grouped.values(), bridge.map(asker.score, pairs), strict=True):
+            for where, scores in zip(grouped.values(), bridge.map(asker.score, pairs, SCORED_AT_ONCE), strict=True):
                 for index, score in zip(where, scores, strict=True):
                     answers[index] = score
                     self.cache_hook.add_partial("loglikelihood", requests[index].args, score)
             return answers
 
         def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
-            return bridge.map(asker.roll, [request.args[0] for request in requests])
+            return bridge.map(asker.roll, [request.args[0] for request in requests], SCORED_AT_ONCE)
 
         def generate_until(self, requests: list[Any]) -> list[str]:
             return bridge.map(asker.generate, [request.args for request in requests])

@@ -313,5 +313,7 @@ class SuiteInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tasks: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     gates: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    """Variables that a run must give, for the suite has no value for them."""
     problem: str | None = None
     """Why it cannot be read."""

@@ -62,8 +62,8 @@ async def run_suite(order: Order, workbench: Workbench, book: EvalBook, report: 
     client = f"eval {suite.suite.name}"
     asker = Asker(workbench, order.model, identity, order.options, state.info, client)
     if any(task.task.kind in _SCORED for task in suite.tasks):
-        deviation = await canary.check(workbench, order.model, client)
-        log(f"likelihoods agree along two paths within {deviation:.2g} nats", "info")
+        deviation = await canary.check(workbench, order.model, client, state.info)
+        log(f"likelihoods agree with what the model says within {deviation:.2g} nats", "info")
     others = await _others(order, workbench)
     key = sha256_of([RELEASE, suite.sha256, identity, order.options, *others])
     run = EvalRun(

@@ -10,7 +10,7 @@ from pathlib import Path
 from lathe.engine.batch.document import near
 from lathe.engine.errors import LatheError, MissingError
 from lathe.engine.evals.results import SuiteInfo
-from lathe.engine.evals.suite import declared
+from lathe.engine.evals.suite import declared, needs
 
 SHIPPED = Path(__file__).parent / "suites"
 
@@ -51,4 +51,5 @@ def _info(name: str, path: Path) -> SuiteInfo:
     return SuiteInfo(
         name=name, version=suite.version, description=suite.description, path=str(path), origin=origin,  # type: ignore[arg-type]
         tasks=tuple(f"{task.id} ({task.kind})" for task in suite.tasks), tags=suite.tags, gates=suite.gates,
+        needs=needs(suite),
     )  # fmt: skip

@@ -143,6 +143,19 @@ def load(
     )
 
 
+def needs(suite: Suite) -> tuple[str, ...]:
+    """Variables that files, stores and judges are named by and the suite gives no value for."""
+    texts: list[str] = []
+    for task in suite.tasks:
+        if isinstance(task.cases, Source):
+            texts += [task.cases.file, *([task.cases.only.file] if task.cases.only else ())]
+        if task.kind in ("rag", "retrieval"):
+            texts.append(task.store)
+        texts += [metric.asks for metric in metrics_of(task) if metric.asks is not None]
+    names = dict.fromkeys(name for text in texts for name in templates.variables(text))
+    return tuple(name for name in names if name not in suite.variables)
+
+
 # -- the declaration -------------------------------------------------------------------------------------------------
 
 
@@ -272,10 +285,13 @@ def _from_source(source: Source, document: Document, where: Where, variables: Fi
 
 
 def _path(text: str, suite: Path, variables: Fields, place: str) -> Path:
+    """Where a file is; a variable for its folder may as well name the file itself, whatever it is called there."""
     filled = templates.substitute(text, variables, place)
     if filled.startswith(_EMBEDDED):
         return CHECKPOINT / filled.removeprefix(_EMBEDDED)
     path = Path(filled).expanduser()
+    if path.parent.is_file():
+        path = path.parent
     return path if path.is_absolute() else suite.parent / path
 
 

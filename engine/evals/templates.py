@@ -81,6 +81,11 @@ def evaluate(source: str, fields: dict[str, Any]) -> Any:
     return value
 
 
+def variables(text: str) -> list[str]:
+    """The names of a text's `${name}`s."""
+    return _VARIABLE.findall(text)
+
+
 def substitute(text: str, variables: dict[str, Any], place: str = "") -> str:
     """Fill `${name}`s of paths and names.
 

@@ -16,7 +16,8 @@ Tokens = npt.NDArray[np.int32]
 class Batch:
     """Tokens for one decode call, in arrays that Python owns and native code reads.
 
-    Each token belongs to one sequence. `extend` appends a run of tokens with vectorised writes; `add` appends one.
+    Each token belongs to one sequence, those of `extend_shared` to several. `extend` appends a run of tokens with
+    vectorised writes; `add` appends one.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -30,6 +31,8 @@ class Batch:
         self._counts = np.ones(capacity, np.int32)
         # llama_batch.seq_id is an array of pointers, one list of sequences per token: here each points into `sequence`.
         self._lists = self.sequence.ctypes.data + np.arange(capacity, dtype=np.uintp) * 4
+        self._shared: list[Tokens] = []
+        """Lists of sequences that tokens of this batch point to; kept alive here."""
         lib = bindings()
         integers = ctypes.POINTER(ctypes.c_int32)
         self.native = lib.llama_batch(
@@ -46,6 +49,10 @@ class Batch:
         """Forget every token."""
         self.n_tokens = 0
         self.native.n_tokens = 0
+        if self._shared:
+            self._shared.clear()
+            self._counts[:] = 1
+            self._lists[:] = self.sequence.ctypes.data + np.arange(self.capacity, dtype=np.uintp) * 4
 
     def add(self, token: int, position: int, sequence: int = 0, output: bool = False) -> int:
         """Append one token; returns its index in the batch."""
@@ -69,6 +76,18 @@ class Batch:
         self.sequence[where] = sequence
         self.output[where] = output
         self.n_tokens = self.native.n_tokens = where.stop
+        return where
+
+    def extend_shared(
+        self, tokens: Tokens | Sequence[int], start: int, sequences: Sequence[int], output: npt.ArrayLike = False
+    ) -> slice:
+        """Append tokens that several sequences have in common: each gets them, and they are computed once."""
+        where = self.extend(tokens, start, sequences[0], output)
+        if len(sequences) > 1:
+            listed = np.array(sequences, np.int32)
+            self._shared.append(listed)
+            self._counts[where] = len(sequences)
+            self._lists[where] = listed.ctypes.data
         return where
 
     @property

@@ -293,6 +293,25 @@ class Ledger:
                 self._evict(realm, leaf)
         return True
 
+    def lend(self, cells: int, sequences: int) -> list[int] | None:
+        """Native sequences for a computation that leaves nothing behind and ends before the next plan is made.
+
+        Returns:
+            Sequences, for `take_back`; None where so many, or so many cells, cannot be had.
+        """
+        if not self.reserve(cells):
+            return None
+        while len(self._free) < sequences:
+            oldest = self._oldest()
+            if oldest is None:
+                return None
+            self._evict(*oldest)
+        return [self._free.pop() for _ in range(sequences)]
+
+    def take_back(self, sequences: list[int]) -> None:
+        """End a loan; whoever borrowed has emptied the sequences."""
+        self._free += reversed(sequences)
+
     def cool(self) -> None:
         """Let go of what has waited longest, when more waits than may: every batch of others pays for it.
 

@@ -96,12 +96,15 @@ class TableModel:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         shown = request.prompt if request.prompt is not None else "\n".join(m.content for m in request.messages)
-        async with _Asked(self, shown if request.tokens is None else ""):
-            if request.tokens is not None:
-                row = self.table[request.tokens[-1]]
-                order = np.argsort(-row)[: request.logprobs or 0]
-                top = tuple((int(i), chr(i), float(row[i])) for i in order)
-                yield Delta(logprobs=(TokenLogprob(top[0][0], top[0][1], top[0][2], b"", top),), finish="length")
+        async with _Asked(self, shown if request.logprobs is None else ""):
+            if request.logprobs is not None:
+                last = (_ids(request.prompt) if request.tokens is None else list(request.tokens))[-1]
+                for _ in range(request.max_tokens or 1):
+                    row = self.table[last]
+                    top = tuple((int(i), chr(i), float(row[i])) for i in np.argsort(-row)[: request.logprobs])
+                    last = top[0][0]
+                    yield Delta(logprobs=(TokenLogprob(*top[0], bytes([last]), top),))
+                yield Delta(finish="length")
                 return
             text = self.say(shown) if self.say else shown[::-1]
             timing = Timing(scheduled_s=0.0, first_token_s=0.1, finished_s=0.3, prefill_s=0.1, decode_s=0.2)

@@ -139,6 +139,27 @@ async def test_a_form_says_what_is_wrong() -> None:
         assert not any(call[0] == "submit" for call in bench.calls)
 
 
+async def test_a_suite_that_needs_data_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    needy = REPLACE(evals.SUITES[0], name="arc", needs=("data",))
+    monkeypatch.setattr(evals, "SUITES", [needy])
+    async with running(mode="evals") as (app, pilot, bench):
+        await pilot.press("r")
+        await until(pilot, lambda: "Run which suite?" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "on which model?" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "data=" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "write NAME=VALUE" in screen_text(app))
+        assert not any(call[0] == "submit" for call in bench.calls)
+        await pilot.press("down", "down", "end")
+        await type_text(pilot, "/d")
+        await pilot.press("enter")
+        await until(pilot, lambda: any(call[0] == "submit" for call in bench.calls))
+        step = next(call[1] for call in bench.calls if call[0] == "submit")
+        assert step.variables == {"data": "/d"}
+
+
 async def test_a_broken_suite_is_told_and_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     bad = REPLACE(evals.SUITES[0], name="bad", problem="bad.yaml:3: unknown field `promt`")
     monkeypatch.setattr(evals, "SUITES", [bad])

@@ -80,6 +80,14 @@ def test_floods_are_capped() -> None:
     assert len(line("\x1b[31m" * 1_000_000)) == 0
 
 
+@pytest.mark.parametrize("start", ["\x90", "\x9d", "\x1b]", "\x1bP", "\x9b", "\x1b[0;"])
+@pytest.mark.parametrize("end", ["\x07", "\x1bX", "\n", ""])
+def test_a_flood_of_sequences_is_no_hold_up(start: str, end: str) -> None:
+    cleaner = Cleaner()
+    text = start * (60_000 // len(start)) + end
+    assert cleaner.feed(text) + cleaner.close() == clean(text)
+
+
 @pytest.mark.parametrize("text", [*CORPUS, *HOSTILE])
 def test_texts_carry_no_styles_from_their_content(text: str) -> None:
     for built in (plain(text), paragraphs(text)):

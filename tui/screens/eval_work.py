@@ -46,38 +46,39 @@ def _suite_chosen(app: LatheApp, suites: Sequence[SuiteInfo], name: str, model: 
     if name == FILE:
         app.push_screen(
             Ask("Run a suite", "Suite file", check=_file_check, hint="YAML; `lathe eval schema` names its fields"),
-            lambda path: _ask_model(app, str(Path(path).expanduser().absolute()), "", model) if path else None,
+            lambda path: _ask_model(app, str(Path(path).expanduser().absolute()), "", (), model) if path else None,
         )
         return
     info = next(one for one in suites if one.name == name)
     if info.problem:
         app.push_screen(Reading(f"Suite {name} cannot be run", info.problem, info.path))
         return
-    _ask_model(app, name, info.description, model)
+    _ask_model(app, name, info.description, info.needs, model)
 
 
 def _file_check(path: str) -> str:
     return "" if Path(path).expanduser().is_file() else "there is no such file"
 
 
-def _ask_model(app: LatheApp, suite: str, description: str, model: str) -> None:
+def _ask_model(app: LatheApp, suite: str, description: str, needs: Sequence[str], model: str) -> None:
     choices = [
         Choice(e.name, e.name, "in memory" if app.board.worker(e.id) else card_of(e).file_type or e.format)
         for e in runnable(app.board.models)
     ]
     app.push_screen(
         Choose(f"Run {_short(suite)} on which model?", choices, current=model, empty="No model. 2 goes to Models."),
-        lambda name: _ask_limits(app, suite, description, name) if name else None,
+        lambda name: _ask_limits(app, suite, description, needs, name) if name else None,
     )
 
 
-def _ask_limits(app: LatheApp, suite: str, description: str, model: str) -> None:
+def _ask_limits(app: LatheApp, suite: str, description: str, needs: Sequence[str], model: str) -> None:
     form = Form(
         f"Run {_short(suite)} on {model}",
         (
             Field("limit", "cases per task", "", hint="empty: all", check=number(1, 1e7, whole=True, optional=True)),
             Field("seeds", "seeds", "", hint="empty: the suite's own; several, each makes a run", check=_seeds_check),
-            Field("variables", "variables", "", hint="NAME=VALUE ..., as the suite asks", check=_variables_check),
+            Field("variables", "variables", " ".join(f"{name}=" for name in needs),
+                  hint="NAME=VALUE ..., as the suite asks", check=_variables_check),
             Field("tags", "only tags", "", hint="separated by blanks; empty: all cases"),
             Field("bad", "unusable cases", "refuse the suite", ("refuse the suite", "leave out")),
             Field("cache", "known answers", "use", ("use", "ask again"), "answers to the same question are kept"),

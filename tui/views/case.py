@@ -6,6 +6,7 @@ import msgspec
 from lathe.engine.evals.results import EvalRun, Record
 from lathe.tui import formats
 from lathe.tui.text import clean
+from lathe.tui.text import line as one_line
 from lathe.tui.views.evals import number, result
 from lathe.tui.views.words import flow, marked
 from lathe.tui.widgets.paint import Line, Span, crop, fit, wrap
@@ -111,8 +112,8 @@ def _head(run: EvalRun, record: Record, width: int) -> Line:
         f"first {formats.latency(response.ttft_s)}" if response.ttft_s is not None else "",
         response.finish, "cached" if response.cached else "",
     ]  # fmt: skip
-    line: Line = [(f"{run.id}  ", "dim"), (word, ink), (f"  {run.model}", "value")]
-    told = "  ".join(fact for fact in facts if fact)
+    line: Line = [(f"{run.id}  ", "dim"), (word, ink), (f"  {one_line(run.model)}", "value")]
+    told = "  ".join(one_line(fact) for fact in facts if fact)
     return fit([*line, (f"  {told}", "dim")] if told else line, width)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from difflib import SequenceMatcher
+from itertools import islice
 
 from lathe.tui.text import clean
-from lathe.tui.widgets.paint import Line, Span
+from lathe.tui.widgets.paint import Line, Span, crop
 from rich.cells import cell_len, chop_cells
 
+_PART = re.compile(r"\n|[^\S\n]+|[^\s]+")
+_MOST_PER_CELL = 8
 _WORD = re.compile(r"\s+|\w+|[^\w\s]")
 MAX_WORDS = 600
 """Beyond, texts are shown without marks: the comparison takes quadratic time, 0.04 s for so many."""
@@ -17,7 +20,7 @@ MAX_WORDS = 600
 def marked(before: str, after: str) -> list[Span]:
     """The second text, with `{-what went-}` and `{+what came+}`."""
     after = clean(after)
-    old, new = _WORD.findall(clean(before)), _WORD.findall(after)
+    old, new = _words(clean(before)), _words(after)
     if max(len(old), len(new)) > MAX_WORDS:
         return [(after, "text")]
     spans: list[Span] = []
@@ -32,12 +35,21 @@ def marked(before: str, after: str) -> list[Span]:
     return spans
 
 
+def _words(text: str) -> list[str]:
+    """The words of a text, one more than may be compared if there are so many."""
+    return [match.group() for match in islice(_WORD.finditer(text), MAX_WORDS + 1)]
+
+
 def flow(spans: list[Span], width: int, height: int) -> list[Line]:
     """Break spans at blanks and line ends into lines of at most `width` cells; the last shown says if more follows."""
     lines: list[Line] = [[]]
     used = 0
     for text, ink in spans:
-        for part in re.findall(r"\n|[^\S\n]+|[^\s]+", text):
+        for match in _PART.finditer(text):
+            if len(lines) > height:
+                break
+            # Of a word that never ends, what could be shown: a cell has at most a few characters.
+            part = match.group()[: _MOST_PER_CELL * width * (height - len(lines) + 2)]
             if part == "\n":
                 lines.append([])
                 used = 0
@@ -56,5 +68,5 @@ def flow(spans: list[Span], width: int, height: int) -> list[Line]:
         if len(lines) > height:
             break
     if len(lines) > height > 0:
-        lines = [*lines[: height - 1], [("(more: enter opens the case)", "dim")]]
+        lines = [*lines[: height - 1], [(crop("(more: enter opens the case)", width), "dim")]]
     return lines[:height]

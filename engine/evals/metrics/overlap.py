@@ -1,7 +1,7 @@
 """BLEU, chrF and TER by sacrebleu, ROUGE by rouge-score: the reference implementations, from the extra `eval`.
 
 Corpus figures come from additive statistics, so that bootstrap intervals resample cases as sacrebleu's own do.
-Invariant: over all cases the figure equals the library's corpus score.
+Invariant: over all cases the figure equals the library's corpus score; no answer, however long, holds up a run.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
-from lathe.engine.errors import UnavailableError
+from lathe.engine.errors import DataError, UnavailableError
 from lathe.engine.evals.metrics import options as given
 from lathe.engine.evals.metrics.metric import Metric, Options, Statistics, Sums
 from lathe.engine.evals.values import Item, Response, Task
+
+MAX_TER_WORDS = 300
+"""Beyond, sacrebleu's search for moved phrases takes from seconds to minutes for one answer."""
 
 
 class BleuOptions(msgspec.Struct, frozen=True):
@@ -45,7 +48,7 @@ def chrf(name: str, task: Task, options: Options) -> Metric:
 def ter(name: str, task: Task, options: Options) -> Metric:
     """Translation edit rate: edits per reference word, in per cent; lower is better."""
     given.none(name, options)
-    return msgspec.structs.replace(_corpus(name, _sacrebleu().TER()), better="lower")
+    return msgspec.structs.replace(_corpus(name, _sacrebleu().TER(), MAX_TER_WORDS), better="lower")
 
 
 def rouge1(name: str, task: Task, options: Options) -> Metric:
@@ -71,14 +74,42 @@ def _rouge(kind: str, name: str, options: Options) -> Metric:
         raise _missing("ROUGE", "rouge-score") from None
     scorer = rouge_scorer.RougeScorer([kind], use_stemmer=chosen.stemmer)
 
+    def score(target: str, answer: str) -> float:
+        if kind == "rougeL":
+            return lcs_f(*(scorer._tokenizer.tokenize(text) for text in (target, answer)))
+        return float(scorer.score(target, answer)[kind].fmeasure)
+
     def judge(item: Item, response: Response) -> Statistics:
-        return max(scorer.score(target, response.text)[kind].fmeasure for target in item.targets), 1.0
+        return max(score(target, response.text) for target in item.targets), 1.0
 
     return Metric(name=name, judge=judge, needs_target=True)
 
 
-def _corpus(name: str, scorer: Any) -> Metric:
+def lcs_f(target: list[str], answer: list[str]) -> float:
+    """ROUGE-L of tokens: what rouge-score computes, whose table of all pairs takes minutes for long answers.
+
+    The longest common subsequence comes from Hyyro's bit-vectors: a big integer instead of each row of the table.
+    """
+    places: dict[str, int] = {}
+    for place, token in enumerate(target):
+        places[token] = places.get(token, 0) | 1 << place
+    full = (1 << len(target)) - 1
+    row = full
+    for token in answer:
+        matched = row & places.get(token, 0)
+        row = ((row + matched) | (row - matched)) & full
+    common = len(target) - row.bit_count()
+    return 2 * common / (len(target) + len(answer)) if common else 0.0
+
+
+def _corpus(name: str, scorer: Any, most_words: int | None = None) -> Metric:
     def judge(item: Item, response: Response) -> Statistics:
+        for text in (response.text, *item.targets) if most_words is not None else ():
+            if (words := len(text.split())) > most_words:  # type: ignore[operator]
+                raise DataError(
+                    f"metric {name!r} takes too long for {words} words (at most {most_words})",
+                    hint="lower max_tokens, or use chrf or rougeL",
+                )
         rows = scorer._extract_corpus_statistics([response.text], [[target] for target in item.targets])
         return tuple(float(value) for value in rows[0])
 

@@ -7,7 +7,6 @@ text around it may not.
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import msgspec
@@ -16,8 +15,8 @@ from lathe.engine.evals.metrics import options as given
 from lathe.engine.evals.metrics.metric import Metric, Options, verdict
 from lathe.engine.evals.values import Item, Response, Task
 
-_FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?```\s*\Z", re.DOTALL)
-_TOOL_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
+_FENCE = "```"
+_TOOL_CALL = "<tool_call>", "</tool_call>"
 _MISSING = object()
 
 
@@ -79,8 +78,7 @@ def tool_call(name: str, task: Task, options: Options) -> Metric:
     chosen = given.read(ToolOptions, name, options)
 
     def judge(item: Item, response: Response) -> bool:
-        match = _TOOL_CALL.search(response.text)
-        call = parsed(match.group(1) if match else response.text, True)
+        call = parsed(_called(response.text), True)
         return any(_same_call(call, parsed(target, False), chosen.arguments) for target in item.targets)
 
     return verdict(name, judge)
@@ -88,12 +86,27 @@ def tool_call(name: str, task: Task, options: Options) -> Metric:
 
 def parsed(text: str, fence: bool) -> Any:
     """The JSON document that a text is; `_MISSING` where it is none."""
-    if fence and (match := _FENCE.match(text)):
-        text = match.group(1)
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+        return json.loads(_unfenced(text) if fence else text, object_pairs_hook=_unique, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return _MISSING
+
+
+# Searched by hand: a pattern with blanks on both sides of a lazy group takes cubic time on an answer of blanks.
+def _unfenced(text: str) -> str:
+    """What stands in a Markdown fence, if the text is nothing else."""
+    bare = text.strip()
+    head, newline, rest = bare.removeprefix(_FENCE).partition("\n")
+    if not (newline and bare.startswith(_FENCE) and rest.endswith(_FENCE) and head.strip() in ("", "json")):
+        return text
+    return rest.removesuffix(_FENCE)
+
+
+def _called(text: str) -> str:
+    """What stands in the first <tool_call>; the text itself where there is none."""
+    _, opened, rest = text.partition(_TOOL_CALL[0])
+    inside, closed, _ = rest.partition(_TOOL_CALL[1])
+    return inside if opened and closed else text
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

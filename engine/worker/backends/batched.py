@@ -26,6 +26,7 @@ from lathe.engine.worker.backends.llama.admission import Admission, Lane, Work
 from lathe.engine.worker.backends.llama.embedding import Embedding
 from lathe.engine.worker.backends.llama.generation import Choice, Generation
 from lathe.engine.worker.backends.llama.meter import Meter
+from lathe.engine.worker.backends.llama.packing import Packer
 from lathe.engine.worker.backends.llama.probabilities import Rows
 from lathe.engine.worker.backends.llama.scoring import Branch, Scoring
 from lathe.engine.worker.backends.llama.speculation import Speculator
@@ -108,6 +109,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     admission: Admission
     speculator: Speculator | None = None
     """Guesses ahead; None where nobody asked for it."""
+    packer: Packer | None = None
+    """Scores whole texts in batches of their own; None where the scheduler alone computes."""
 
 
 class Assemble(Protocol):
@@ -137,7 +140,7 @@ class Batched:
         self._vocabulary, self._template = parts.vocabulary, parts.template
         self._ledger, self._scheduler, self._ring = parts.ledger, parts.scheduler, parts.ring
         self._adapters, self._embedder, self._admission = parts.adapters, parts.embedder, parts.admission
-        self._speculator = parts.speculator
+        self._speculator, self._packer = parts.speculator, parts.packer
         if parts.info.chat_template:
             self._renderer.warm_up()
         return parts.info
@@ -161,7 +164,7 @@ class Batched:
         assert isinstance(work, Work)
         if isinstance(work, Embedding):
             self._embedder.waiting.append(work)
-        else:
+        elif not self._packed(work):
             owners: list[Choice] | list[Branch] = work.choices if isinstance(work, Generation) else work.branches
             try:
                 self._scheduler.add([owner.sequence for owner in owners])
@@ -185,11 +188,14 @@ class Batched:
     def step(self) -> float | None:
         if not self._scheduler.idle:
             self._iterate()
+        if self._packer:
+            self._pack(self._packer)
         if self._embedder.waiting:
             self._embed()
         self._flush()
-        idle = self._scheduler.idle and not self._embedder.waiting
-        self._meter.look(self._scheduler, len(self._embedder.waiting), at_once=idle)
+        aside = len(self._embedder.waiting) + len(self._packer or ())
+        idle = self._scheduler.idle and not aside
+        self._meter.look(self._scheduler, aside, at_once=idle)
         return None if idle else 0
 
     def stats(self) -> WorkerStats:
@@ -317,6 +323,26 @@ class Batched:
             self._finish(choice, reason, now)
 
     # -- scores and vectors --------------------------------------------------------------------------------------
+    def _packed(self, work: Work) -> bool:
+        """Whether a text to score went to the packer."""
+        if self._packer is None or not isinstance(work, Scoring):
+            return False
+        if len(self._packer) >= MAX_WAITING or not self._packer.takes(work, alone=self._scheduler.idle):
+            return False
+        self._packer.add(work)
+        return True
+
+    def _pack(self, packer: Packer) -> None:
+        self._adapters.activate(())
+        packed = packer.step()
+        if packed is None:
+            return  # running requests need the room; they will have ended some time
+        self._meter.packed(packed.tokens, packed.seconds)
+        for scoring in packed.done:
+            del self._work[scoring.id]
+            self._forget(scoring.branches[0].sequence)
+            self._out += (Scores(scoring.id, scoring.scores()), Done(scoring.id))
+
     def _judge(self, branch: Branch, chunk: Chunk, rows: Rows) -> None:
         end = chunk.start + chunk.count
         branch.take(end - len(rows), rows)
@@ -355,6 +381,8 @@ class Batched:
                 work.close()
                 self._forget(work.choices[0].sequence)
             case Scoring():
+                if self._packer is not None:
+                    self._packer.remove(work)
                 self._drop([branch.sequence for branch in work.branches])
                 self._forget(work.branches[0].sequence)
         self._out.append(Failed(work.id, describe(error)))

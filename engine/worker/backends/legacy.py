@@ -33,6 +33,7 @@ from lathe.engine.native.llama import physical_cores
 from lathe.engine.scheduler.radix import common_prefix
 from lathe.engine.worker.backends.legacy_native import CHUNK, CONVERT, LegacyVocabulary, open_model
 from lathe.engine.worker.backends.llama.probabilities import described, token_logprobs
+from lathe.engine.worker.backends.llama.scoring import beginning
 from lathe.engine.worker.backends.protocol import Emit, Pause, Progress, Ticket
 from lathe.engine.worker.backends.turns import Turns
 from lathe.engine.worker.fitting import fit
@@ -209,10 +210,14 @@ class Legacy:
             tokens = self._vocabulary.encode(context + continuation, ends=True)
         else:
             before, after = (
-                self._vocabulary.encode(one) if isinstance(one, str) else self._vocabulary.checked(one)
+                self._vocabulary.encode(one, ends=one is context) if isinstance(one, str)
+                else self._vocabulary.checked(one)
                 for one in (context, continuation)
-            )
+            )  # fmt: skip
             tokens = before + after
+        if not before:
+            before = [beginning(self._vocabulary)]
+            tokens = before + tokens
         start = len(before)
         if not 0 < start < len(tokens):
             raise UsageError("score: something must stand before a continuation, and it needs tokens of its own")

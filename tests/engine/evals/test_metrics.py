@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import Any
 
 import numpy as np
 import pytest
-from lathe.engine.errors import ConfigError
+from lathe.engine.errors import ConfigError, DataError
 from lathe.engine.evals.metrics.metric import Metric
+from lathe.engine.evals.metrics.overlap import lcs_f
 from lathe.engine.evals.metrics.registry import metrics_of
 from lathe.engine.evals.values import Item, Response, Task
 from lathe.engine.generation import Score
@@ -169,6 +171,56 @@ def test_rouge_is_rouge_scores(name: str) -> None:
     for text, targets in zip(ANSWERS, TARGETS, strict=True):
         wanted = max(scorer.score(target, text)[name].fmeasure for target in targets)
         assert _metric("generate", name).judge(_item(*targets), Response(text=text)) == (pytest.approx(wanted), 1.0)
+
+
+def test_the_longest_common_subsequence_is_rouge_scores() -> None:
+    scorer = pytest.importorskip("rouge_score.rouge_scorer")
+    chance = random.Random(1)
+    for _ in range(300):
+        left, right = ([chance.choice("abcde") for _ in range(chance.randrange(1, 30))] for _ in range(2))
+        assert lcs_f(left, right) == pytest.approx(scorer._score_lcs(left, right).fmeasure)
+    assert lcs_f([], ["a"]) == lcs_f(["a"], []) == 0.0
+
+
+LONG = 60_000
+FLOODS = {
+    "blanks in a call": "<tool_call>" + " " * LONG, "calls": "<tool_call>" * (LONG // 10),
+    "fences": "```\n" * (LONG // 4), "an open fence": "```json\n" + "\n" * LONG, "braces": "{" * LONG,
+    "marks": "a@." * (LONG // 3),
+    "digits": "1," * (LONG // 2), "words": "word " * (LONG // 5), "one word": "x" * LONG,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FLOODS.values(), ids=FLOODS)
+@pytest.mark.parametrize(
+    "name",
+    ["tool_call", "json", "rougeL", "rouge2", "f1", "numeric", "contains", "bleu", "chrf", "toxicity", "refusal"],
+)
+def test_no_answer_holds_up_a_run(name: str, text: str) -> None:
+    if name in ("bleu", "chrf", "rougeL", "rouge2"):
+        pytest.importorskip("rouge_score")
+    judged = _metric("generate", name).judge(_item("something else"), Response(text=text))
+    assert judged is not None
+    assert all(math.isfinite(value) for value in judged)
+
+
+def test_edit_rate_is_refused_where_it_would_take_minutes() -> None:
+    pytest.importorskip("sacrebleu")
+    metric = _metric("generate", "ter")
+    with pytest.raises(DataError, match="takes too long for 301 words"):
+        metric.judge(_item("word"), Response(text="word " * 301))
+    assert metric.judge(_item("word"), Response(text="word")) is not None
+
+
+def test_json_stands_in_its_fence_or_call_and_nowhere_else() -> None:
+    right = ['{"a": 1}', ' ```json\n{"a": 1}\n``` ', '```\n{"a": 1}```', '``` json \n{"a": 1}\n\n```']
+    assert [_right(_metric("generate", "json", keys=["a"]), text) for text in right] == [True] * 4
+    wrong = ['```json {"a": 1}```', '```json\n{"a": 1}', 'x ```\n{"a": 1}```', '```yaml\n{"a": 1}\n```', "``````"]
+    assert [_right(_metric("generate", "json", keys=["a"]), text) for text in wrong] == [False] * 5
+    call = '{"name": "f", "arguments": {}}'
+    for text in (call, f"<tool_call>{call}</tool_call>", f"So: <tool_call>\n {call} \n</tool_call> and more"):
+        assert _right(_metric("generate", "tool_call"), text, call)
+    assert not _right(_metric("generate", "tool_call"), f"<tool_call>{call}", call)
 
 
 def test_times_are_means_or_shares_within_a_bound() -> None:

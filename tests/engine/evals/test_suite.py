@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from lathe.engine.errors import ConfigError, DataError, MissingError
+from lathe.engine.evals import shipped
 from lathe.engine.evals import suite as suites
 from lathe.engine.evals.values import Item
 
@@ -228,3 +229,28 @@ tasks:
     items = _items(tmp_path, text)
     assert len(items) == count
     assert all(item.targets for item in items)
+
+
+def test_what_a_run_must_give_is_known_and_a_file_may_be_named_itself(tmp_path: Path) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text("""\
+name: n
+variables: {judge: m}
+tasks:
+  - id: t
+    kind: generate
+    cases: {file: "${data}/cases.jsonl"}
+    metrics: [{judge: {rubric: "says ${nothing}"}}]
+  - {id: u, kind: retrieval, cases: [{prompt: x}], store: "${papers}"}
+""")
+    (info,) = [one for one in shipped.catalogue(tmp_path) if one.origin == "workspace"]
+    assert info.problem is None
+    assert info.needs == ("data", "papers")
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "x"}\n')
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "cases.jsonl").write_text('{"prompt": "y"}\n')
+    for data, prompt in ((tmp_path / "mine.jsonl", "x"), (tmp_path / "data", "y")):
+        loaded = suites.load(path, variables={"data": str(data), "papers": "p"})
+        assert loaded.items[0].context == prompt
+    with pytest.raises(MissingError, match="no such file of cases"):
+        suites.load(path, variables={"data": str(tmp_path / "none"), "papers": "p"})

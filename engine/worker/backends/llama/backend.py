@@ -10,6 +10,7 @@ from lathe.engine.worker.backends.llama.admission import Admission
 from lathe.engine.worker.backends.llama.embedding import Embedder
 from lathe.engine.worker.backends.llama.lexicon import Lexicon
 from lathe.engine.worker.backends.llama.loading import Loaded, load
+from lathe.engine.worker.backends.llama.packing import WINDOW, Packer
 from lathe.engine.worker.backends.llama.ring import Ring
 from lathe.engine.worker.backends.llama.speculation import DraftModel, Speculator, guesser_for
 from lathe.engine.worker.backends.protocol import Emit, Progress
@@ -54,9 +55,14 @@ def assemble(path: str, options: LoadOptions, progress: Progress, renderer: Rend
         ),
     )  # fmt: skip
     most_rows = min(loaded.context.n_batch, loaded.max_outputs)
+    ring = Ring(loaded.context, loaded.max_outputs)
+    batch_tokens = loaded.context.n_batch if info.gpu_layers else min(WINDOW, loaded.context.n_batch)
     return Parts(
         info=info, vocabulary=lexicon, template=template, ledger=ledger, scheduler=scheduler,
-        ring=Ring(loaded.context, loaded.max_outputs), adapters=adapters, embedder=embedder,
+        ring=ring, adapters=adapters, embedder=embedder,
+        packer=None if loaded.recurrent else Packer(
+            ring, ledger, batch_tokens=batch_tokens, max_outputs=most_rows, sequences=loaded.sequences
+        ),
         speculator=None if guesser is None else Speculator(guesser, ledger, most_rows=most_rows),
         admission=Admission(
             info, lexicon, template, adapters, keeps_prefixes=options.prefix_cache, longest_text=embedder.longest,

@@ -46,7 +46,13 @@ class Meter:
             if sequence.borrowed and sequence.generated == 0 and chunk.start == sequence.borrowed:
                 self.cached_tokens += sequence.borrowed
 
-    def look(self, scheduler: Scheduler, texts_waiting: int, *, at_once: bool) -> None:
+    def packed(self, tokens: int, seconds: float) -> None:
+        """Note a batch of texts that were scored beside the scheduler."""
+        self._iterations += 1
+        self.prompt_tokens += tokens
+        self._prefill_s += seconds
+
+    def look(self, scheduler: Scheduler, waiting: int, *, at_once: bool) -> None:
         """Read the gauges, a few times a second; engine thread only."""
         now = time.monotonic()
         if not at_once and now - self._looked_at < _LOOK_S:
@@ -61,7 +67,7 @@ class Meter:
             prefill_s=self._prefill_s,
             decode_s=self._decode_s,
             running=len(scheduler.running),
-            waiting=len(scheduler.waiting) + texts_waiting,
+            waiting=len(scheduler.waiting) + waiting,
             kv_used=ledger.used,
             kv_tokens=ledger.capacity,
             cache_nodes=ledger.nodes,

@@ -71,15 +71,21 @@ class Ring:
             InternalError: llama.cpp refused the batch; the state of its cache is unknown then.
         """
         self._fill(plan)
+        flight: dict[int, int] | None = None
         if plan.short + plan.long > _WORTH_ABORTING:
-            flight: dict[int, int] = {}
+            flight = {}
             for chunk in plan.chunks:
                 flight[chunk.sequence.request] = flight.get(chunk.sequence.request, 0) + chunk.count
+        return self.decode(self._batch, flight)
+
+    def decode(self, batch: Batch, flight: dict[int, int] | None = None) -> float | None:
+        """Decode a batch; `flight` says how many of its tokens are whose, where it is worth aborting."""
+        if flight is not None:
             self._abort.clear()
             self._flight = flight
         begun = self.busy_since = time.monotonic()
         try:
-            status = self._context.try_decode(self._batch)
+            status = self._context.try_decode(batch)
             self._context.synchronize()
         finally:
             self.busy_since = 0.0

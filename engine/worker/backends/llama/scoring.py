@@ -1,9 +1,9 @@
 """Log-probabilities of continuations over a shared context.
 
-A continuation is computed as a sequence of its own; the scheduler computes what sequences share only once. Before
-that, sequences are merged here: those that are beginnings of others, and continuations of one token, cost nothing of
-their own, since the logits after the context tell about each of them. Invariant: each token of each continuation is
-judged by the logits of exactly the tokens before it.
+A continuation is computed as a sequence of its own; what sequences share is computed only once, in a pack or by the
+scheduler. Before that, sequences are merged here: those that are beginnings of others, and continuations of one token,
+cost nothing of their own, since the logits after the context tell about each of them. Invariant: each token of each
+continuation is judged by the logits of exactly the tokens before it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 
-import numpy as np
 from lathe.engine.errors import UsageError
 from lathe.engine.generation import Score, ScoreRequest
+from lathe.engine.scheduler.radix import common_prefix
 from lathe.engine.scheduler.sequence import Sequence
-from lathe.engine.worker.backends.llama.probabilities import Rows, token_logprobs
+from lathe.engine.worker.backends.llama.probabilities import Judged, Rows
 from lathe.engine.worker.fitting import overflow
 from lathe.engine.worker.messages import RequestState
 from lathe.engine.worker.vocabulary import Vocabulary
@@ -32,16 +32,19 @@ class _Continuation:
         self.logprobs: list[float] = []
         self.greedy = True
 
-    def take(self, position: int, rows: Rows) -> None:
+    def take(self, position: int, judged: Judged) -> None:
         """Take the logits of tokens `position`, `position + 1`, ... of a sequence that begins with our tokens."""
         first = max(position, self.start - 1)
-        last = min(position + len(rows), len(self.tokens) - 1)
+        last = min(position + len(judged), len(self.tokens) - 1)
         if first >= last:
             return
-        relevant = rows[first - position : last - position]
-        following = self.tokens[first + 1 : last + 1]
-        self.logprobs += token_logprobs(relevant, following).tolist()
-        self.greedy = self.greedy and bool(np.array_equal(relevant.argmax(axis=1), following))
+        logprobs, greedy = judged[first - position : last - position].of(self.tokens[first + 1 : last + 1])
+        self.logprobs += logprobs.tolist()
+        self.greedy = self.greedy and greedy
+
+    def restart(self) -> None:
+        """Forget what came."""
+        self.logprobs, self.greedy = [], True
 
     def score(self) -> Score:
         return Score(math.fsum(self.logprobs), len(self.logprobs), self.greedy, tuple(self.logprobs))
@@ -55,10 +58,11 @@ class Branch:
         self.sequence = sequence
         self.continuations: list[_Continuation] = []
 
-    def take(self, position: int, rows: Rows) -> None:
+    def take(self, position: int, rows: Rows | Judged) -> None:
         """Pass logits on."""
+        judged = rows if isinstance(rows, Judged) else Judged(rows)
         for continuation in self.continuations:
-            continuation.take(position, rows)
+            continuation.take(position, judged)
 
 
 class Scoring:
@@ -84,7 +88,7 @@ class Scoring:
         self.id = request_id
         self.request = request
         self.queued_at = queued_at
-        self._all = [_continuation(request.context, text, lexicon) for text in request.continuations]
+        self._all = _continuations(request, lexicon)
         longest = max(len(one.tokens) for one in self._all)
         if longest > context:
             raise overflow(longest, None, context)
@@ -94,22 +98,25 @@ class Scoring:
 
     def _merged(self, realm: Hashable) -> list[Branch]:
         branches: list[Branch] = []
-        # Longest first, so that whatever is a beginning of another finds it.
-        for one in sorted(self._all, key=lambda one: len(one.tokens), reverse=True):
+        shared = max(0, min(common_prefix(self._all[0].tokens, one.tokens) for one in self._all) - 1)
+        # In this order a text stands right behind those that begin with it.
+        for one in sorted(self._all, key=lambda one: one.tokens[shared:-1], reverse=True):
             needed = one.tokens[:-1]
-            for branch in branches:
-                if branch.sequence.tokens[: len(needed)] == needed:
-                    break
-            else:
+            if not branches or branches[-1].sequence.tokens[: len(needed)] != needed:
                 sequence = Sequence(
                     self.id, needed, 0, queued_at=self.queued_at, realm=realm, lane=(),
                     principal=self.request.principal,
                 )  # fmt: skip
-                branch = Branch(self, sequence)
-                branches.append(branch)
+                branches.append(Branch(self, sequence))
+            branch = branches[-1]
             branch.sequence.outputs_from = min(branch.sequence.outputs_from, one.start - 1)
             branch.continuations.append(one)
         return branches
+
+    def restart(self) -> None:
+        """Forget what came, after a batch that was given up midway."""
+        for one in self._all:
+            one.restart()
 
     def scores(self) -> tuple[Score, ...]:
         """The answers, in the order of the question."""
@@ -131,33 +138,36 @@ class Scoring:
         )
 
 
-def _continuation(context: str | tuple[int, ...], text: str | tuple[int, ...], lexicon: Vocabulary) -> _Continuation:
-    """Split a text into tokens of the context and of the continuation.
+def _continuations(request: ScoreRequest, lexicon: Vocabulary) -> list[_Continuation]:
+    """Split texts into tokens of the context and of the continuation.
 
     Two strings are tokenised as one and divided where the context alone would end, with spaces at the end of the
     context counted to the continuation: the convention of lm-evaluation-harness, so that its tasks score alike.
     """
-    if isinstance(context, str) and isinstance(text, str):
-        kept = context.rstrip()
-        before = lexicon.encode(kept, ends=True)
-        tokens = lexicon.encode(context + text, ends=True)
-        start = len(before)
-    else:
-        before = _ids(context, lexicon, ends=True)
-        tokens = before + _ids(text, lexicon, ends=False)
-        start = len(before)
-    if start == 0:
-        tokens, start = [_first(lexicon), *tokens], 1
-    if len(tokens) <= start:
-        raise UsageError("score: a continuation has no tokens of its own")
-    return _Continuation(tokens, start)
+    context = request.context
+    before: list[int] | None = None
+    divided: int | None = None
+    found = []
+    for text in request.continuations:
+        if isinstance(context, str) and isinstance(text, str):
+            divided = len(lexicon.encode(context.rstrip(), ends=True)) if divided is None else divided
+            tokens, start = lexicon.encode(context + text, ends=True), divided
+        else:
+            before = _ids(context, lexicon, ends=True) if before is None else before
+            tokens, start = before + _ids(text, lexicon, ends=False), len(before)
+        if start == 0:
+            tokens, start = [beginning(lexicon), *tokens], 1
+        if len(tokens) <= start:
+            raise UsageError("score: a continuation has no tokens of its own")
+        found.append(_Continuation(tokens, start))
+    return found
 
 
 def _ids(part: str | tuple[int, ...], lexicon: Vocabulary, *, ends: bool) -> list[int]:
     return lexicon.encode(part, ends=ends) if isinstance(part, str) else lexicon.checked(part)
 
 
-def _first(lexicon: Vocabulary) -> int:
+def beginning(lexicon: Vocabulary) -> int:
     """What stands before a continuation without context."""
     for token in (lexicon.bos, lexicon.eos):
         if token >= 0:
