@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lathe.tui import glyphs
+from lathe.tui.text import line as one_line
 from lathe.tui.widgets import paint
 from lathe.tui.widgets.columns import Column, lay_out
 from rich.cells import cell_len
@@ -21,6 +22,16 @@ _values = st.lists(st.floats(0, 1e6), max_size=200)
 @given(_texts, st.integers(0, 50), st.sampled_from(["<", ">"]))
 def test_a_cell_is_as_wide_as_asked(text: str, width: int, align: str) -> None:
     assert cell_len(paint.cell(text, width, align)) == width
+
+
+@given(_texts, st.integers(0, 30))
+def test_a_text_cropped_in_front_fits_and_keeps_its_end(text: str, width: int) -> None:
+    shown, whole = paint.crop_front(text, width), one_line(text)
+    assert cell_len(shown) <= width
+    if cell_len(whole) <= width:
+        assert shown == whole
+    elif width > 1:
+        assert shown[0] == "…" and whole.endswith(shown[1:])
 
 
 @given(st.lists(_texts, max_size=4), st.lists(_texts, max_size=2), st.integers(1, 60))

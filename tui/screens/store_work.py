@@ -42,8 +42,8 @@ def queue(app: LatheApp, step: Step, words: Sequence[str]) -> None:
     submit(app, step, shlex.join(["lathe", "rag", *words]), lambda _job: app.redraw())
 
 
-def new(app: LatheApp, board: Board, taken: set[str]) -> None:
-    """Ask what to make a store of."""
+def new(app: LatheApp, board: Board, taken: set[str], then: Callable[[str], None]) -> None:
+    """Ask what to make a store of; `then` is told its name."""
     form = Form(
         "New store",
         (
@@ -82,6 +82,7 @@ def new(app: LatheApp, board: Board, taken: set[str]) -> None:
         words += ["--partition", step.partition] if step.partition else []
         words += ["--description", step.description] if step.description else []
         queue(app, step, words)
+        then(step.store)
 
     app.push_screen(form, take)
 
@@ -191,7 +192,7 @@ def questions_file(app: LatheApp, store: StoreStats) -> None:
     """Ask for a file of golden questions."""
     name = store.settings.name
     dialog = Ask(
-        f"Golden questions for {name}", "File of JSON lines", check=sources_check,
+        f"Golden questions for {name}", "File of JSON lines", check=_file_check,
         hint='{"id": ..., "text": ..., "relevant": [{"path": ...}]}',
     )  # fmt: skip
 
@@ -310,6 +311,11 @@ def sources_check(text: str) -> str:
     paths = folders(text)
     missing = next((path for path in paths if not Path(path).exists()), None)
     return "type a path" if not paths else f"there is no {one_line(missing, 200)}" if missing else ""
+
+
+def _file_check(text: str) -> str:
+    problem = sources_check(text)
+    return problem or ("" if not Path(folders(text)[0]).is_dir() else "that is a folder: name a file in it")
 
 
 def _set_check(own: bool) -> Check:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 SHOWN = 500
 """Documents or passages of one page; the filter works on what is shown."""
+AGAIN_S = 3.0
+"""Seconds after which a store that is being built is read again."""
 _TABS = ("documents", "passages", "errors", "report", "changes", "fates", "questions", "figures")
 _INSIDE = {"passages": "documents", "fates": "changes"}
 """Views that a row of another one opens."""
@@ -77,8 +79,13 @@ class Stores(PlaceScreen):
     def __init__(self) -> None:
         super().__init__()
         self._stores: list[StoreStats] | None = None
-        self._ended: frozenset[str] | None = None
-        """Jobs about stores that had ended when the list was read."""
+        self._seen: frozenset[tuple[str, bool, bool]] | None = None
+        """Jobs about stores when the list was read: whether they had begun to tell, whether they had ended."""
+        self._read_at = 0.0
+        self._looked = ""
+        """The store that was read last."""
+        self._wanted = ""
+        """A store that is being made, to stand on when it appears."""
         self._details: StoreDetails | None = None
         self._documents: Sequence[StoredDocument] = ()
         self._passages: Sequence[StoredPassage] = ()
@@ -129,9 +136,11 @@ class Stores(PlaceScreen):
 
     # -- drawing ----------------------------------------------------------------------------------------------------
     def show(self, board: Board) -> None:
-        ended = frozenset(job.id for job in board.jobs if isinstance(job.step, view.RAG_STEPS) and job.state in FINAL)
-        if board.attached and board.lost is None and ended != self._ended:
-            self._ended = ended
+        jobs = [job for job in board.jobs if isinstance(job.step, view.RAG_STEPS)]
+        seen = frozenset((job.id, bool(job.progress.label), job.state in FINAL) for job in jobs)
+        due = any(job.state not in FINAL for job in jobs) and self.lathe.now() - self._read_at >= AGAIN_S
+        if board.attached and board.lost is None and (seen != self._seen or due):
+            self._seen, self._read_at = seen, self.lathe.now()
             self._read()
         self._show_list()
         job = self.job
@@ -213,15 +222,21 @@ class Stores(PlaceScreen):
             self._stores = self._stores or []
             self.lathe.notify(error.message, severity="warning")
         self._show_list()
+        if self._wanted and self._wanted in {store.settings.name for store in self._stores}:
+            self.query_one("#store-list", Grid).select(self._wanted)
+            self._wanted = ""
         self._look()
 
     @work(exclusive=True, group="store", exit_on_error=False)
     async def _look(self) -> None:
         """Read the store under the cursor: facts, documents, errors, report."""
         store = self.store
-        self._documents, self._passages, self._report, self._questions = (), (), None, ()
+        name, bench = store.settings.name if store is not None else "", self.lathe.link.bench
+        if name != self._looked:
+            self._looked, self._details, self._report = name, None, None
+            self._documents, self._passages, self._questions, self._changes = (), (), (), ()
+            self._tab = _INSIDE.get(self._tab, self._tab)
         if store is not None:
-            name, bench = store.settings.name, self.lathe.link.bench
             try:
                 self._details = await bench.store(name)
                 self._documents = await bench.store_documents(name, "", SHOWN)
@@ -229,16 +244,14 @@ class Stores(PlaceScreen):
                 self._questions = await bench.store_questions(name)
             except LatheError as error:
                 self.lathe.notify(f"{name}: {error.message}", severity="warning")
-        self._tab = _INSIDE.get(self._tab, self._tab)
         self._draw()
 
     def _draw(self) -> None:
-        errors = self._details.errors if self._details is not None and self.store is not None else ()
+        details = self._details
         self._fill("documents", view.document_rows(self._documents))
         self._fill("passages", view.passage_rows(self._passages))
-        self._fill("errors", view.error_rows(errors))
-        versions = self._details.versions if self._details is not None and self.store is not None else ()
-        self._fill("changes", corpus.version_rows(versions))
+        self._fill("errors", view.error_rows(details.errors if details is not None else ()))
+        self._fill("changes", corpus.version_rows(details.versions if details is not None else ()))
         self._fill("fates", corpus.change_rows(self._changes))
         self._fill("questions", corpus.question_rows(self._questions))
         self._fill("figures", corpus.figure_rows(self.board.jobs, self.store.settings.name) if self.store else [])
@@ -340,7 +353,11 @@ class Stores(PlaceScreen):
 
     def action_new(self) -> None:
         """Ask what to make a store of."""
-        work_of.new(self.lathe, self.board, {store.settings.name for store in self._stores or ()})
+
+        def begun(name: str) -> None:
+            self._wanted = name
+
+        work_of.new(self.lathe, self.board, {store.settings.name for store in self._stores or ()}, begun)
 
     def _job(self, step: Callable[[str], Step], *words: str) -> None:
         """Queue a job about the store under the cursor; its name stands behind the first word of the command."""

@@ -25,7 +25,7 @@ HITS = (
     Column("words", ">", rank=1, least=5),
     Column("rerank", ">", rank=5, least=3),
     Column("page", ">", rank=4, least=4),
-    Column("source", least=12, most=40, flex=True, sort="path"),
+    Column("source", least=12, most=40, flex=True, sort="path", end=True),
     Column("text", least=12, most=200, flex=True),
 )
 _CITATION = re.compile(r"\[(\d{1,3})\]")

@@ -27,13 +27,13 @@ VERSIONS = (
 )
 CHANGES = (
     Column("what", least=8, most=8, sort="what"),
-    Column("document", least=20, most=100, flex=True, sort="path"),
+    Column("document", least=20, most=100, flex=True, sort="path", end=True),
     Column("sha256", rank=1, least=12, most=28),
 )
 QUESTIONS = (
     Column("state", least=9, most=9, sort="state"),
     Column("question", least=20, most=120, flex=True, sort="text"),
-    Column("document", rank=1, least=12, most=40, flex=True),
+    Column("document", rank=1, least=12, most=40, flex=True, end=True),
     Column("id", rank=2, least=6, most=20, sort="id"),
 )
 FIGURES = (

@@ -41,14 +41,14 @@ STORES = (
     Column("state", least=8, most=16),
 )
 DOCUMENTS = (
-    Column("document", least=20, most=70, flex=True, sort="path"),
+    Column("document", least=20, most=70, flex=True, sort="path", end=True),
     Column("title", rank=4, least=8, most=30),
-    Column("type", rank=2, least=6, most=18, sort="type"),
+    Column("type", rank=2, least=6, most=10, sort="type"),
     Column("passages", ">", least=4, sort="passages"),
     Column("chars", ">", rank=1, least=5, sort="chars"),
     Column("lang", rank=5, least=4),
     Column("parser", rank=6, least=6, most=18),
-    Column("findings", rank=3, least=8, most=24),
+    Column("findings", rank=3, least=8, most=18),
 )
 PASSAGES = (
     Column("#", ">", least=3, sort="ordinal"),
@@ -59,10 +59,12 @@ PASSAGES = (
     Column("text", least=20, most=200, flex=True),
 )
 ERRORS = (
-    Column("file", least=20, most=60, flex=True, sort="path"),
+    Column("file", least=20, most=60, flex=True, sort="path", end=True),
     Column("code", least=8, most=22, sort="code"),
     Column("why", least=16, most=100, flex=True),
 )
+_KINDS = {"document": "docx", "presentation": "pptx", "sheet": "xlsx", "ms-excel": "xls", "ms-outlook": "msg"}
+"""What media types of Office end with."""
 RAG_STEPS = (RagBuildStep, RagReembedStep, RagVerifyStep, RagGoldenStep, RagEvalStep, RagExploreStep)
 
 
@@ -156,6 +158,12 @@ def facts(store: StoreStats, details: StoreDetails | None, width: int, height: i
     return lines[:height]
 
 
+def kind_of(media_type: str) -> str:
+    """A type in a word: `docx` for what Office calls a document."""
+    name = media_type.rsplit("/", 1)[-1]
+    return _KINDS.get(name.rsplit(".", 1)[-1], name.removeprefix("x-").removesuffix("+zip").removesuffix("+json"))
+
+
 def document_rows(documents: Sequence[StoredDocument]) -> list[Row]:
     """What was read."""
     return [
@@ -164,7 +172,7 @@ def document_rows(documents: Sequence[StoredDocument]) -> list[Row]:
             (
                 document.path,
                 (document.title, "dim"),
-                (document.media_type.rsplit("/", 1)[-1], "dim"),
+                (kind_of(document.media_type), "dim"),
                 str(document.passages),
                 formats.count(document.chars),
                 document.language or formats.NONE,

@@ -23,6 +23,8 @@ class Column(msgspec.Struct, frozen=True):
     """Takes the room that is left, and gives way first."""
     sort: str = ""
     """Field to sort by; empty: not sortable."""
+    end: bool = False
+    """Where there is no room for all of a text its end is shown: what tells paths apart."""
 
 
 def lay_out(

@@ -244,7 +244,9 @@ class Grid(Painted, ScrollView, can_focus=True):
         line: Line = [(lead, "accent"), (mark, "mark")]
         for index, room in self._columns_for(width):
             text, ink = _span(row.cells[index])
-            line += [(cell(text, room, self.columns[index].align, self.glyphs.ellipsis), ink), (" " * GAP, "text")]
+            column = self.columns[index]
+            shown = cell(text, room, column.align, self.glyphs.ellipsis, end=column.end)
+            line += [(shown, ink), (" " * GAP, "text")]
         return line
 
     def _empty_line(self, y: int, width: int) -> Line:

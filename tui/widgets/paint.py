@@ -27,6 +27,24 @@ def crop(text: str, width: int, ellipsis: str = "…") -> str:
     return _chop(one_line(text), width, ellipsis)
 
 
+def crop_front(text: str, width: int, ellipsis: str = "…") -> str:
+    """Shorten foreign text as `crop` does, but keep its end: what tells paths apart."""
+    text = one_line(text)
+    if width <= 0 or cell_len(text) <= width:
+        return text if width > 0 else ""
+    room = width - cell_len(ellipsis)
+    if room < 1:
+        return _chop(text, width, "")
+    first, taken = len(text), 0
+    while first and taken + cell_len(text[first - 1]) <= room:
+        first -= 1
+        taken += cell_len(text[first])
+    # A mark whose letter was cut off goes, too; and letters may be wider together than one by one.
+    while first < len(text) and (not cell_len(text[first]) or cell_len(text[first:]) > room):
+        first += 1
+    return ellipsis + text[first:]
+
+
 def _chop(text: str, width: int, ellipsis: str) -> str:
     if width <= 0:
         return ""
@@ -60,9 +78,9 @@ def wrap(text: str, width: int, ink: str, height: int, indent: int = 0, ellipsis
     ]
 
 
-def cell(text: str, width: int, align: str = "<", ellipsis: str = "…") -> str:
-    """Foreign text in exactly `width` cells: cropped or padded."""
-    text = crop(text, width, ellipsis)
+def cell(text: str, width: int, align: str = "<", ellipsis: str = "…", *, end: bool = False) -> str:
+    """Foreign text in exactly `width` cells: cropped, with `end` in front, or padded."""
+    text = crop_front(text, width, ellipsis) if end else crop(text, width, ellipsis)
     blank = " " * (width - cell_len(text))
     return blank + text if align == ">" else text + blank
 
