@@ -1,9 +1,9 @@
 """First code of every child process of the engine: `python -m lathe.engine.boot PARENT_PID MODULE [ARG]...`.
 
-It ties the child to its parent's life, offers it first to the OOM killer, forbids core dumps (they would hold prompts),
-turns on `faulthandler`, and then becomes MODULE. All of it happens here, in the child, because code between fork and
-exec of a threaded parent (`preexec_fn`) may deadlock. Invariant: no child outlives its parent by more than two seconds,
-even one that is stuck in native code on Linux.
+It ties the child to its parent's life, puts jobs behind what people wait for, offers it first to the OOM killer,
+forbids core dumps (they would hold prompts), turns on `faulthandler`, and then becomes MODULE. All of it happens here,
+in the child, because code between fork and exec of a threaded parent (`preexec_fn`) may deadlock. Invariant: no child
+outlives its parent by more than two seconds, even one that is stuck in native code on Linux.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _ORPHAN_POLL_S = 1.0
+_NICE = 10
+"""Steps that a job goes down: it can wait, an answer and a key press cannot."""
 
 
 def main() -> None:
     """Prepare this process, then run the module named on the command line as `__main__`."""
     parent, module = int(sys.argv[1]), sys.argv[2]
     die_with(parent)
+    if module == "lathe.engine.jobs.child":
+        step_back(_NICE)
     volunteer_for_oom()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     faulthandler.enable()
@@ -57,6 +61,18 @@ def _poll(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_ORPHAN_POLL_S)
     os._exit(0)
+
+
+def step_back(steps: int) -> None:
+    """Be scheduled after the interface and the API where cores are short; alone, it costs nothing.
+
+    Linux may share the cores out by session first (`sched_autogroup`), and a session's share has a niceness of its own.
+    """
+    try:
+        os.nice(steps)
+        Path("/proc/self/autogroup").write_text(str(steps))
+    except OSError:
+        pass  # no such groups here, or a sandbox that hides /proc
 
 
 def volunteer_for_oom() -> None:

@@ -254,19 +254,22 @@ class LocalWorkbench:
 
     async def set_alias(self, alias: ModelAlias) -> ModelAlias:
         """Let a name stand for a model or for one of another server."""
-        if alias.remote and (state := self._pool.state(alias.name)) is not None:
-            await self._pool.unload(state.name)
+        await self._unload_remote(alias.name)
         kept = await asyncio.to_thread(self._catalogue.set_alias, alias)
         self._publish(ModelsChanged(()))
         return kept
 
     async def remove_alias(self, name: str) -> ModelAlias:
         """Forget an alias or a remote model."""
-        if self._pool.state(name) is not None:
-            await self._pool.unload(name)
+        await self._unload_remote(name)
         removed = await asyncio.to_thread(self._catalogue.remove_alias, name)
         self._publish(ModelsChanged(()))
         return removed
+
+    async def _unload_remote(self, name: str) -> None:
+        """End the worker of a remote model whose name will mean something else."""
+        if any(one.name == name and one.remote for one in await self.aliases()) and self._pool.state(name) is not None:
+            await self._pool.unload(name)
 
     async def remove(self, reference: str, delete_files: bool = False, force: bool = False) -> list[str]:
         """Forget a model; returns the paths deleted."""

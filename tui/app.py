@@ -195,6 +195,8 @@ class LatheApp(App[None]):
         self._behind = 0
         self._welcomed = False
         self._ended: set[str] = set()
+        self._phases: dict[str, str] = {}
+        """Model id -> what its worker was doing last."""
         for own in THEMES:
             self.register_theme(own)
         self.theme = COLOURLESS if self.no_color else theme if theme in self.available_themes else DARK.name
@@ -276,13 +278,20 @@ class LatheApp(App[None]):
             case JobChanged(job=job):
                 self._ended.discard(job.id)
             case WorkerChanged(worker=worker):
-                self.board.fits.clear()
+                before = self._phases.get(worker.model_id)
+                self._phases[worker.model_id] = worker.phase
+                if before == worker.phase != "starting":
+                    return  # its counters: the next tick shows them
+                if before != worker.phase:
+                    self.board.fits.clear()
                 if worker.phase in ("failed", "quarantined") and worker.failure is not None:
                     self.report(worker.failure, what=worker.name)
             case ModelsChanged():
                 self.board.fits.clear()
             case SettingsChanged():
                 self._apply_settings()
+            case LogLine() if not getattr(self.current_place, "SHOWS_LOG", False):
+                return  # a busy server writes dozens a second
             case _:
                 pass
         self._redraw_soon()

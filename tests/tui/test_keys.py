@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import AsyncIterator
@@ -9,7 +10,9 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 from lathe.tui.app import LatheApp
+from lathe.tui.cli.bindings import bindings, every_binding
 from lathe.tui.commands import commands
 from lathe.tui.keys import FORBIDDEN, flat
 from lathe.tui.places import PLACES
@@ -56,6 +59,16 @@ def test_ids_are_unique_and_q_and_d_do_no_harm() -> None:
             assert binding.action == "how_to_quit"
         if "d" in keys or "x" in keys:
             assert "delete" not in binding.action, kind
+
+
+def test_the_list_of_keys_has_every_one() -> None:
+    found = {binding.id for _, binding in every_binding()}
+    assert found >= {binding.id for _, binding in BINDINGS}
+    listed = CliRunner().invoke(bindings, ["--json"])
+    assert {row["id"] for row in json.loads(listed.stdout)} == found
+    assert {"where": "Models", "keys": "a", "id": "models.aliases"}.items() <= next(
+        row for row in json.loads(listed.stdout) if row["id"] == "models.aliases"
+    ).items()
 
 
 def test_function_keys_and_control_o_have_a_second_way() -> None:

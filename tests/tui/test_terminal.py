@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import pytest
 from lathe.engine.errors import ExitCode
 from support.terminal import LEAVES_ALTERNATE_SCREEN, SHOWS_CURSOR, Terminal
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+"""Processes that share tests have a second thread; after the fork there is nothing but an exec."""
 SCRIPT = Path(__file__).resolve().parents[1] / "support" / "run_scripted_tui.py"
 APP = [sys.executable, str(SCRIPT)]
 LATHE = [sys.executable, "-m", "lathe.tui.main"]
@@ -23,6 +27,38 @@ def test_quitting_leaves_the_terminal_as_it_was() -> None:
         terminal.press("\x11")
         assert terminal.ended() == 0
         assert LEAVES_ALTERNATE_SCREEN in terminal.output and SHOWS_CURSOR in terminal.output
+
+
+def test_the_settings_of_the_line_are_what_they_were() -> None:
+    program = "import subprocess, sys, termios; b = termios.tcgetattr(0); subprocess.run(sys.argv[1:]); "
+    program += "print('SAME' if termios.tcgetattr(0) == b else 'OTHER')"
+    with Terminal([sys.executable, "-c", program, *APP]) as terminal:
+        terminal.read_until("Dash")
+        terminal.press("\x11")
+        terminal.read_until("SAME")
+        assert terminal.ended() == 0
+
+
+def test_no_color_means_no_colour() -> None:
+    with Terminal(APP, environment={"NO_COLOR": "1"}) as terminal:
+        terminal.read_until("Dash")
+        for key in "24079":
+            terminal.press(key)
+            terminal.read_until("Dash")
+        terminal.press("\x11")
+        assert terminal.ended() == 0
+        sequences = re.findall(rb"\x1b\[([0-9;:]*)m", terminal.output)
+        coloured = re.compile(rb"(?:^|;)(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;|:|$)")
+        assert sequences and not [codes for codes in sequences if coloured.search(codes)]
+
+
+def test_without_a_terminal_there_is_one_line_and_not_one_escape(tmp_path: Path) -> None:
+    done = subprocess.run(
+        LATHE, input="", capture_output=True, text=True, env={**os.environ, "LATHE_HOME": str(tmp_path)}
+    )
+    assert done.returncode == ExitCode.USAGE
+    assert "no terminal here" in done.stderr and "\x1b" not in done.stderr + done.stdout
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

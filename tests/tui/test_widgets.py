@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from lathe.tui.glyphs import ASCII, Glyphs
 from lathe.tui.themes import DARK, Inks, inks
+from lathe.tui.widgets.base import Canvas, Panel
 from lathe.tui.widgets.columns import Column
 from lathe.tui.widgets.grid import Grid, Row
 from lathe.tui.widgets.logview import KEPT, LogEntry, LogView
@@ -280,6 +281,54 @@ async def test_only_the_lines_that_grew_are_painted() -> None:
         await pilot.pause()
         assert painted
         assert min(painted) == 10
+
+
+async def test_a_canvas_paints_only_the_lines_that_changed() -> None:
+    words = ["one", "two", "three"]
+    async with Stage(lambda: Canvas(lambda _width, _height: [[(word, "text")] for word in words])).run_test(
+        size=(20, 5)
+    ) as pilot:
+        canvas = pilot.app.query_one(Canvas)
+        canvas.styles.height = 3
+        await pilot.pause()
+        painted: list[int] = []
+        draw = canvas.render_line
+        canvas.render_line = lambda y: (painted.append(y), draw(y))[1]  # type: ignore[method-assign]
+        canvas.redraw()
+        await pilot.pause()
+        assert painted == []
+        words[1] = "other"
+        canvas.redraw()
+        await pilot.pause()
+        assert painted == [1]
+        assert _lines(pilot.app)[:3] == ["one", "other", "three"]
+        words.pop()
+        canvas.redraw()
+        await pilot.pause()
+        assert _lines(pilot.app)[:3] == ["one", "other", ""]
+        cast(Any, pilot.app).inks = inks(DARK, colour=False)
+        painted.clear()
+        canvas.redraw()
+        await pilot.pause()
+        assert painted == [0, 1, 2], "other inks are other lines"
+
+
+async def test_a_new_footnote_paints_no_content() -> None:
+    async with Stage(lambda: Panel(Canvas(lambda _width, _height: [[("content", "text")]]))).run_test(
+        size=(30, 6)
+    ) as pilot:
+        panel, canvas = pilot.app.query_one(Panel), pilot.app.query_one(Canvas)
+        panel.styles.border = ("round", "white")
+        await pilot.pause()
+        painted: list[int] = []
+        draw = canvas.render_line
+        canvas.render_line = lambda y: (painted.append(y), draw(y))[1]  # type: ignore[method-assign]
+        panel.footnote("7 tok/s")
+        panel.entitle("Model")
+        await pilot.pause()
+        assert painted == []
+        assert "7 tok/s" in _lines(pilot.app)[-1]
+        assert "Model" in _lines(pilot.app)[0]
 
 
 async def test_turns_are_bounded_and_text_is_selected() -> None:

@@ -38,6 +38,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "logs": ("status:logs", "The engine's log."),
     "config": ("config:config", "Settings with their provenance: show, get, set, unset, path."),
     "engine": ("engine:engine", "The engine process: start, stop, status."),
+    "bindings": ("bindings:bindings", "Every key of the terminal workbench."),
     "paths": ("config:paths", "Where this workspace keeps its files."),
 }
 

@@ -72,6 +72,8 @@ class PlaceScreen(Screen[None]):
     """One place."""
 
     MODE: ClassVar[str] = ""
+    SHOWS_LOG: ClassVar[bool] = False
+    """Whether a new line of the engine's log is to be seen at once."""
     ALLOW_IN_MAXIMIZED_VIEW = "#top, #bottom"
     AUTO_FOCUS = ""
     BINDINGS: ClassVar[list[BindingType]] = [

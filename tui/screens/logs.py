@@ -34,6 +34,7 @@ class Logs(PlaceScreen):
     """Attention and log."""
 
     MODE = "logs"
+    SHOWS_LOG = True
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "slash",

@@ -32,6 +32,7 @@ class Serve(PlaceScreen):
     """The API."""
 
     MODE = "serve"
+    SHOWS_LOG = True
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "start", "start", id="serve.start", tooltip="Start the HTTP API"),
         Binding("S", "stop_serving", "stop", id="serve.stop", tooltip="Stop accepting, finish what runs, close"),

@@ -10,7 +10,7 @@ Invariant: none of them reads markup; foreign text passes `lathe.tui.text` here,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol, cast
+from typing import ClassVar, Protocol, cast
 
 from lathe.tui.glyphs import Glyphs
 from lathe.tui.text import clean
@@ -22,7 +22,8 @@ from rich.style import Style
 from rich.text import Text
 from textual.containers import Vertical
 from textual.content import Content
-from textual.geometry import Size
+from textual.geometry import Region, Size
+from textual.scroll_view import ScrollView
 from textual.scrollbar import ScrollBar, ScrollBarRender
 from textual.strip import Strip
 from textual.widget import Widget
@@ -85,24 +86,41 @@ class Painted(Widget):
 
 
 class Canvas(Painted):
-    """Draws the lines of a painter (or of its own `draw`), cached until `redraw`."""
+    """Draws the lines of a painter (or of its own `draw`), cached until `redraw`.
+
+    Only lines that came out differently are painted: a terminal far away gets few bytes, and Textual renders whatever
+    lies between two changed regions, so one unchanged row at the edge would cost the whole screen.
+    """
 
     DEFAULT_CSS = "Canvas { height: 1; }"
 
     def __init__(self, painter: Painter | None = None, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self._painter = painter
-        self._strips: list[Strip] | None = None
-        self._drawn = Size(0, 0)
+        self._lines: list[Line] = []
+        self._strips: list[Strip | None] | None = None
+        """One per line, made when it is painted; None: everything is to be drawn anew."""
+        self._drawn: tuple[Size, Inks | None] = (Size(0, 0), None)
 
     def draw(self, width: int, height: int) -> list[Line]:
         """The lines to show; fewer than `height` leave the rest blank."""
         return self._painter(width, height) if self._painter else []
 
     def redraw(self) -> None:
-        """Draw anew at the next repaint."""
-        self._strips = None
-        self.refresh()
+        """Draw anew, and paint what differs."""
+        size = self.size
+        if self._strips is None or self._drawn != (size, self.look.inks) or not size:
+            self._strips = None
+            self.refresh()
+            return
+        before, strips = self._lines, self._strips
+        self._lines = self.draw(size.width, size.height)
+        self._strips = [None] * len(self._lines)
+        for y in range(max(len(before), len(self._lines))):
+            if y < min(len(before), len(self._lines)) and before[y] == self._lines[y]:
+                self._strips[y] = strips[y]
+            else:
+                self.refresh(Region(0, y, size.width, 1))
 
     def notify_style_update(self) -> None:
         """Forget what was drawn in another theme."""
@@ -112,10 +130,26 @@ class Canvas(Painted):
     def render_line(self, y: int) -> Strip:
         """One strip of the drawing."""
         size = self.size
-        if self._strips is None or self._drawn != size:
-            self._strips = [self.strip_of(line, size.width) for line in self.draw(size.width, size.height)]
-            self._drawn = size
-        return self._strips[y] if y < len(self._strips) else Strip.blank(size.width, self.base_style)
+        if self._strips is None or self._drawn != (size, self.look.inks):
+            self._lines = self.draw(size.width, size.height)
+            self._strips = [None] * len(self._lines)
+            self._drawn = (size, self.look.inks)
+        if y >= len(self._strips):
+            return Strip.blank(size.width, self.base_style)
+        strip = self._strips[y]
+        if strip is None:
+            strip = self._strips[y] = self.strip_of(self._lines[y], size.width)
+        return strip
+
+
+def grow(view: ScrollView, size: Size) -> None:
+    """Give a view another virtual size; the screen is laid out anew only where a scroll bar comes or goes.
+
+    Assigning the size would lay out everything: 50 ms at 160x50, ten times a second while an answer grows.
+    """
+    if view.virtual_size != size:
+        view.set_reactive(Widget.virtual_size, size)
+        view._scroll_update(size)
 
 
 class Words(Static):
@@ -123,10 +157,13 @@ class Words(Static):
 
     def __init__(self, text: str | Text = "", *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(_safe(text), markup=False, id=id, classes=classes)
+        self._said = text
 
     def say(self, text: str | Text) -> None:
-        """Show another text."""
-        self.update(_safe(text))
+        """Show another text; the same one lays nothing out anew."""
+        if text != self._said:
+            self._said = text
+            self.update(_safe(text))
 
 
 class Panel(Vertical):
@@ -162,9 +199,18 @@ class Panel(Vertical):
         if not self.is_attached:
             return
         title, note = self._joined(self._title_parts), self._joined(self._note_parts)
-        if (title, note) != self._lettered:
-            self._lettered = (title, note)
-            self.border_title, self.border_subtitle = cast(Any, Content(title)), cast(Any, Content(note))
+        before, self._lettered = self._lettered, (title, note)
+        # Setting the attributes of Textual would paint the whole panel, its content included.
+        if title != before[0]:
+            self._border_title = Content(title)
+            self._paint_row(0)
+        if note != before[1]:
+            self._border_subtitle = Content(note)
+            self._paint_row(self.outer_size.height - 1)
+
+    def _paint_row(self, y: int) -> None:
+        across, down = self.content_offset
+        self.refresh(Region(-across, y - down, self.outer_size.width, 1))
 
     def _joined(self, parts: tuple[str, ...]) -> str:
         glyphs = look_of(self).glyphs

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import msgspec
 from lathe.tui.filters import compile_filter
 from lathe.tui.text import line as one_line
-from lathe.tui.widgets.base import Painted
+from lathe.tui.widgets.base import Painted, grow
 from lathe.tui.widgets.columns import Column, lay_out
 from lathe.tui.widgets.paint import Line, Span, cell
 from rich.cells import cell_len
@@ -168,7 +168,7 @@ class Grid(Painted, ScrollView, can_focus=True):
         position = self._index(before)
         self._rows = rows
         if self.is_mounted:
-            self.virtual_size = Size(self.size.width, len(rows) + self._head)
+            grow(self, Size(self.size.width, len(rows) + self._head))
         self._grow(rows)
         keys = [row.key for row in rows if not row.heading]
         if self.cursor not in keys:
@@ -355,7 +355,7 @@ class Grid(Painted, ScrollView, can_focus=True):
         self._natural = []
         self._grow(self._rows)
         self._laid_out_for = -1
-        self.virtual_size = Size(self.size.width, len(self._rows) + self._head)
+        grow(self, Size(self.size.width, len(self._rows) + self._head))
         self._reveal(self._index(self._rows))
 
     def notify_style_update(self) -> None:

@@ -13,7 +13,7 @@ from typing import ClassVar
 import msgspec
 from lathe.tui.filters import compile_filter, words
 from lathe.tui.text import line as one_line
-from lathe.tui.widgets.base import Painted
+from lathe.tui.widgets.base import Painted, grow
 from lathe.tui.widgets.paint import Line
 from rich.cells import cell_len, chop_cells
 from textual import events
@@ -183,7 +183,7 @@ class LogView(Painted, ScrollView, can_focus=True):
 
     def _resize_virtual(self) -> None:
         if self.is_mounted:
-            self.virtual_size = Size(self.size.width, len(self._rows))
+            grow(self, Size(self.size.width, len(self._rows)))
 
     def _to_end(self) -> None:
         if self.is_mounted:

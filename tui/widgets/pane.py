@@ -17,6 +17,8 @@ from textual.app import ComposeResult
 from textual.timer import Timer
 
 FLUSH_S = 0.1
+PACE_FLUSHES = 5
+"""Figures that change more often than twice a second cannot be read."""
 
 
 class Pane(Panel):
@@ -34,6 +36,7 @@ class Pane(Panel):
         self._first_s: float | None = None
         self._started = 0.0
         self._clock: Timer | None = None
+        self._flushes = 0
 
     def compose(self) -> ComposeResult:
         """What is shown before the first turn, and the turns."""
@@ -58,6 +61,7 @@ class Pane(Panel):
     def begin(self, *, rich: bool) -> None:
         """An answer is on its way."""
         self._said = Said("assistant", self.model, rich=rich)
+        self._flushes = 0
         self.streaming, self._tokens, self._first_s, self._started = True, 0, None, time.monotonic()
         self.transcript.put(self._said)
         if self._clock is not None:
@@ -79,7 +83,9 @@ class Pane(Panel):
         if self._fresh:
             self._fresh = False
             self.transcript.measure()
-        self.footnote(self.pace())
+        if self._flushes % PACE_FLUSHES == 0:
+            self.footnote(self.pace())
+        self._flushes += 1
 
     def pace(self) -> str:
         """The live figures, as this front measures them."""

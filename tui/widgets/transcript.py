@@ -13,7 +13,7 @@ from typing import ClassVar
 from lathe.tui.glyphs import Glyphs
 from lathe.tui.text import Cleaner
 from lathe.tui.text import line as one_line
-from lathe.tui.widgets.base import Painted
+from lathe.tui.widgets.base import Painted, grow
 from lathe.tui.widgets.markdown import Document
 from lathe.tui.widgets.paint import Line, wrap
 from textual import events
@@ -142,8 +142,7 @@ class Transcript(Painted, ScrollView, can_focus=True):
         for number in [n for n in self._strips if n >= changed]:
             del self._strips[number]
         top = self.scroll_offset.y
-        if self.virtual_size.height != height:
-            self.virtual_size = Size(self.size.width, height)
+        grow(self, Size(self.size.width, height))
         if self.following:
             self.scroll_to(y=max(0, height - self.size.height), animate=False, force=True, immediate=True)
         if self.scroll_offset.y == top:
