@@ -32,6 +32,7 @@ from lathe.tui.signals import end_on_signals
 from lathe.tui.text import clean
 from lathe.tui.text import line as one_line
 from lathe.tui.themes import COLOURLESS, DARK, THEMES, Inks, inks
+from lathe.tui.views.rows import kind_of
 from lathe.tui.widgets.base import use_glyphs
 from textual.app import App
 from textual.binding import Binding, BindingType
@@ -297,11 +298,12 @@ class LatheApp(App[None]):
         self._redraw_soon()
 
     def _job_ended(self, job: Job) -> None:
+        what = f"{job.id} {kind_of(job)} {job.title}"
         if job.state == "failed" and job.failure is not None:
-            self.report(job.failure, what=f"{job.id} {job.title}")
+            self.report(job.failure, what=what)
         elif job.state == "done":
             took = (job.finished_at or 0) - (job.started_at or job.finished_at or 0)
-            self.tell(f"{job.id} {job.title}: done in {formats.duration(took)}")
+            self.tell(f"{what}: done in {formats.ago(took) if took < 10 else formats.duration(took)}")
 
     def _apply_settings(self) -> None:
         theme = self.board.setting("appearance.theme")

@@ -18,6 +18,7 @@ from lathe.engine.worker.messages import LoadOptions
 from lathe.tui.keys import flat, hint
 from lathe.tui.places import PLACES, Place
 from lathe.tui.screens.base import PlaceScreen
+from lathe.tui.views.rows import kind_of
 from textual.binding import Binding
 from textual.widget import Widget
 
@@ -207,20 +208,20 @@ def execute(app: LatheApp, text: str) -> None:
             step = QuantizeStep(model=first, type=(arguments[1] if len(arguments) > 1 else "Q4_K_M").upper())
             app.do(
                 lambda bench: bench.submit(step),
-                lambda job: app.tell(f"{job.id} queued: {job.title}"),
+                lambda job: app.tell(f"{job.id} queued: {kind_of(job)} {job.title}"),
                 what=first,
                 command=f"lathe quantize {shlex.quote(first)} --type {step.type}",
             )
         case "verify":
             app.do(
                 lambda bench: bench.submit(VerifyStep(model=first)),
-                lambda job: app.tell(f"{job.id} queued: {job.title}"),
+                lambda job: app.tell(f"{job.id} queued: {kind_of(job)} {job.title}"),
                 command=f"lathe models verify {shlex.quote(first)}",
             )
         case "scan":
             app.do(
                 lambda bench: bench.submit(ScanStep(roots=tuple(arguments))),
-                lambda job: app.tell(f"{job.id} queued: {job.title}"),
+                lambda job: app.tell(f"{job.id} queued: {kind_of(job)} {job.title}"),
                 command=shlex.join(["lathe", "models", "scan", *arguments]),
             )
         case "cancel":

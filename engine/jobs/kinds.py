@@ -99,7 +99,7 @@ def title_of(step: steps.Step, names: Mapping[str, str] = {}) -> str:
         case steps.ImatrixMergeStep(output=output):
             return output.rsplit("/", 1)[-1]
         case steps.ScanStep(roots=roots):
-            return ", ".join(roots) or "standard places"
+            return ", ".join(root.rstrip("/").rsplit("/", 1)[-1] or root for root in roots) or "standard places"
         case steps.EvalStep(suite=suite):
             return f"{suite.rsplit('/', 1)[-1]} on {subject}"
         case steps.JudgeStep(of=of, baseline=baseline):

@@ -149,7 +149,7 @@ async def test_a_job_that_ends_says_so_once() -> None:
         job = Job(
             id="j-300",
             step=BenchStep(model="qwen3-8b"),
-            title="bench qwen3-8b",
+            title="qwen3-8b",
             state="done",
             started_at=1.0,
             finished_at=62.0,

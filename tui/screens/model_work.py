@@ -13,6 +13,7 @@ from lathe.engine.jobs.values import Job
 from lathe.engine.steps import Step
 from lathe.engine.worker.messages import LoadOptions
 from lathe.store.models import ModelEntry
+from lathe.tui.views.rows import kind_of
 
 if TYPE_CHECKING:
     from lathe.tui.app import LatheApp
@@ -24,7 +25,7 @@ def submit(app: LatheApp, step: Step, command: str, then: Callable[[Job], None] 
     """Queue a job and say where to watch it."""
 
     def queued(job: Job) -> None:
-        app.tell(f"{job.id} queued: {job.title} (7 shows it)")
+        app.tell(f"{job.id} queued: {kind_of(job)} {job.title} (7 shows it)")
         if then is not None:
             then(job)
 
