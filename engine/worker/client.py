@@ -47,7 +47,9 @@ Launch = Callable[[str, Path], Awaitable[Child]]
 
 async def launch_worker(name: str, log_path: Path) -> Child:
     """Start the process of a model worker."""
-    return await process.spawn("lathe.engine.worker.child", role=f"worker {name}", log_path=log_path)
+    return await process.spawn(
+        "lathe.engine.worker.child", role=f"worker {name}", log_path=log_path, env=process.eager_environment()
+    )
 
 
 def log_name(model: str) -> str:

@@ -55,11 +55,12 @@ class Exchange:
             return True
         if self._error is not None:
             return True
+        deltas = join(list(message.deltas)) if len(message.deltas) > 1 else message.deltas
         if self._observer is not None:
-            for delta in message.deltas:
+            for delta in deltas:
                 self._observer.on_delta(delta, message.at)
-        self._deltas += message.deltas
-        self._bytes += sum(map(_size, message.deltas))
+        self._deltas += deltas
+        self._bytes += sum(map(_size, deltas))
         if len(self._deltas) >= _JOIN_AT:
             self._deltas = join(self._deltas)
         if self._bytes <= MAX_BYTES:

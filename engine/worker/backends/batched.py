@@ -53,6 +53,9 @@ from lathe.engine.worker.templates import ChatTemplate
 from lathe.engine.worker.vocabulary import Vocabulary
 
 MAX_WAITING = 4096
+COMPANY_S = 0.008
+"""Tokens that are made within so short a time are sent together: each message wakes two processes, which on a machine
+with few cores takes them from the threads that compute."""
 
 
 class Ring(Protocol):
@@ -131,6 +134,7 @@ class Batched:
         self._owners: dict[Sequence, Choice | Branch] = {}
         self._touched: dict[int, Generation] = {}
         """Generations with deltas to send."""
+        self._flush_at = 0.0
         self._renderer = Renderer()
         self._meter = Meter()
 
@@ -400,11 +404,14 @@ class Batched:
             self._ledger.forget(sequence.realm)
 
     def _flush(self) -> None:
-        """Send what this step produced."""
+        """Send what the last steps produced; tokens that come fast wait a moment and travel together."""
+        now = time.monotonic()
+        if not self._out and now < self._flush_at and not any(one.urgent for one in self._touched.values()):
+            return
+        self._flush_at = now + COMPANY_S
         for generation in self._touched.values():
-            if generation.deltas:
-                self._out.append(Piece(generation.id, tuple(generation.deltas)))
-                generation.deltas = []
+            if deltas := generation.take():
+                self._out.append(Piece(generation.id, deltas))
             if generation.over:
                 self._out.append(Done(generation.id))
         self._touched.clear()

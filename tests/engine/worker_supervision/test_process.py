@@ -69,10 +69,21 @@ async def test_secrets_and_the_terminal_stay_behind(tmp_path: Path, monkeypatch:
 
 def test_how_threads_wait_is_the_users_where_he_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    assert process.child_environment()["GOMP_SPINCOUNT"] == "7"
+    assert process.child_environment(process.eager_environment())["GOMP_SPINCOUNT"] == "7"
     monkeypatch.delenv("GOMP_SPINCOUNT")
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    assert "GOMP_SPINCOUNT" not in process.child_environment()
+    assert "GOMP_SPINCOUNT" not in process.child_environment(process.eager_environment())
+
+
+def test_threads_spin_for_long_only_where_the_kernel_tells_that_they_should_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "exists", lambda _path: True)
+    assert int(process.child_environment(process.eager_environment())["GOMP_SPINCOUNT"]) > 10_000
+    monkeypatch.setattr(Path, "exists", lambda _path: False)
+    assert process.eager_environment() == {}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from lathe.engine.worker.backends.llama.loading import Loaded, load
 from lathe.engine.worker.backends.llama.packing import WINDOW, Packer
 from lathe.engine.worker.backends.llama.ring import Ring
 from lathe.engine.worker.backends.llama.speculation import DraftModel, Speculator, guesser_for
+from lathe.engine.worker.backends.llama.threads import Threads
 from lathe.engine.worker.backends.protocol import Emit, Progress
 from lathe.engine.worker.messages import LoadOptions
 from lathe.engine.worker.renderer import Renderer
@@ -55,7 +56,7 @@ def assemble(path: str, options: LoadOptions, progress: Progress, renderer: Rend
         ),
     )  # fmt: skip
     most_rows = min(loaded.context.n_batch, loaded.max_outputs)
-    ring = Ring(loaded.context, loaded.max_outputs)
+    ring = Ring(loaded.context, loaded.max_outputs, None if info.gpu_layers else Threads(info.threads))
     batch_tokens = loaded.context.n_batch if info.gpu_layers else min(WINDOW, loaded.context.n_batch)
     return Parts(
         info=info, vocabulary=lexicon, template=template, ledger=ledger, scheduler=scheduler,

@@ -61,7 +61,8 @@ class Generation:
         self._echoed = 0
         """Choices whose prompt was given back."""
         self.deltas: list[Delta] = []
-        """Made in this iteration and not sent yet."""
+        """Made and not sent yet."""
+        self._sent = False
 
     def add(self, sequence: Sequence, sampler: Sampler) -> Choice:
         """Add a choice."""
@@ -69,6 +70,17 @@ class Generation:
         self.choices.append(choice)
         self._open += 1
         return choice
+
+    @property
+    def urgent(self) -> bool:
+        """Whether its deltas must not wait for company: nothing was sent so far, or nothing more will come."""
+        return self.over or not self._sent
+
+    def take(self) -> tuple[Delta, ...]:
+        """Hand over the deltas to send."""
+        taken, self.deltas = tuple(self.deltas), []
+        self._sent = self._sent or bool(taken)
+        return taken
 
     @property
     def over(self) -> bool:

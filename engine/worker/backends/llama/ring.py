@@ -19,6 +19,7 @@ from lathe.engine.scheduler.ledger import Discard, Drop, Effect, Restore, Save, 
 from lathe.engine.scheduler.sequence import Chunk, Plan
 from lathe.engine.worker.backends.llama.abort import AbortFlag
 from lathe.engine.worker.backends.llama.probabilities import Rows
+from lathe.engine.worker.backends.llama.threads import Threads
 
 _ABORTED = 2
 """llama_decode's status."""
@@ -29,10 +30,12 @@ _WORTH_ABORTING = 32
 class Ring:
     """A context and the batch that it is fed with."""
 
-    def __init__(self, context: LlamaContext, max_outputs: int) -> None:
+    def __init__(self, context: LlamaContext, max_outputs: int, threads: Threads | None = None) -> None:
+        """Begin with an empty batch; `threads` decides how many compute, where that is open."""
         self._lib = bindings()
         self._context = context
         self._max_outputs = max_outputs
+        self._threads = threads
         self._batch = Batch(context.n_batch)
         self._abort = AbortFlag(context)
         self._view: tuple[int, Rows] | None = None
@@ -76,7 +79,13 @@ class Ring:
             flight = {}
             for chunk in plan.chunks:
                 flight[chunk.sequence.request] = flight.get(chunk.sequence.request, 0) + chunk.count
-        return self.decode(self._batch, flight)
+        seconds = self.decode(self._batch, flight)
+        if seconds is not None and self._threads is not None:
+            before = self._threads.count
+            now = self._threads.note(plan.streams, plan.short + plan.long, seconds)
+            if now != before:
+                self._context.set_threads(now)
+        return seconds
 
     def decode(self, batch: Batch, flight: dict[int, int] | None = None) -> float | None:
         """Decode a batch; `flight` says how many of its tokens are whose, where it is worth aborting."""
