@@ -1,15 +1,24 @@
-"""Every place at every size and in every state: drawn whole, nothing too wide, the frame where it belongs."""
+"""Every place at every size and in every state: drawn whole, nothing too wide, the frame where it belongs.
+
+Places whose own tests have no golden files for their looks are compared with some here; LATHE_GOLDEN=write renews them.
+"""
 
 from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
 from lathe.engine.states import Percentiles
 from lathe.engine.telemetry.sample import Sample
+from lathe.engine.workbench import Workbench
 from lathe.tui.app import LatheApp
 from lathe.tui.places import PLACES
 from rich.cells import cell_len
-from support.screens import running, screen_lines, screen_text, tick, until
+from support.screens import compare, running, screen_lines, screen_text, tick, until
 from support.scripted_workbench import ScriptedWorkbench
 from textual.pilot import Pilot
 
@@ -49,6 +58,30 @@ EMPTY = {
     "doctor": "cores",
 }
 
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "tui"
+COMPARED = {"dashboard", "models", "serve", "chat", "jobs", "logs", "settings", "doctor"}
+
+
+@pytest.fixture(autouse=True)
+def _in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+async def _compare(app: LatheApp, pilot: Pilot[None], mode: str, state: str) -> None:
+    """Compare with the golden file, once nothing changes any more."""
+    if mode not in COMPARED:
+        return
+    text, same = "", 0
+    while same < 3:
+        await pilot.pause(0.02)
+        before, text = text, screen_text(app)
+        same = same + 1 if text == before else 0
+    compare(GOLDEN / f"{mode}-{state}.txt", text + "\n")
+
 
 def _check_frame(lines: list[str], width: int, height: int) -> None:
     assert len(lines) == height
@@ -70,6 +103,7 @@ async def test_the_app_starts_in(place: object) -> None:
         assert "NO ENGINE" in lines[0]
         assert "the engine is gone" in lines[2]
         assert all(cell_len(line) <= 80 for line in lines)
+        await _compare(app, pilot, mode, "lost")
         await pilot.press("question_mark", "escape")
         assert app.is_running
 
@@ -87,6 +121,7 @@ async def test_on_a_living_workbench(size: tuple[int, int]) -> None:
         for mode, wanted in TELLING.items():
             await _shows(app, pilot, mode, wanted)
             _check_frame(screen_lines(app), *size)
+            await _compare(app, pilot, mode, "living-{}x{}".format(*size))
 
 
 async def test_on_an_empty_workbench() -> None:
@@ -95,6 +130,22 @@ async def test_on_an_empty_workbench() -> None:
         for mode, wanted in EMPTY.items():
             await _shows(app, pilot, mode, wanted)
             _check_frame(screen_lines(app), 80, 24)
+            await _compare(app, pilot, mode, "empty")
+
+
+async def test_before_the_engine_answers() -> None:
+    async def connect(_start: bool) -> Workbench:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    app = LatheApp(None, connect=connect, now=lambda: 0.0, glyphs="unicode")
+    async with app.run_test(size=(80, 24)) as pilot:
+        for place in PLACES:
+            await app.action_go(place.mode)
+            await pilot.pause()
+            _check_frame(screen_lines(app), 80, 24)
+            assert "starting the engine" in screen_lines(app)[0]
+            await _compare(app, pilot, place.mode, "starting")
 
 
 def test_each_place_has_its_words() -> None:
@@ -108,6 +159,7 @@ async def test_in_ascii_every_character_is_ascii(glyphs: str) -> None:
             text = await _shows(app, pilot, mode, wanted)
             if glyphs == "ascii":
                 assert text.isascii(), (mode, sorted({c for c in text if not c.isascii()}))
+                await _compare(app, pilot, mode, "ascii")
 
 
 @pytest.mark.parametrize("size", [(59, 24), (40, 12), (20, 6), (80, 15)], ids=lambda size: f"{size[0]}x{size[1]}")

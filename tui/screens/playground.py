@@ -177,7 +177,7 @@ class Playground(PlaceScreen):
         entry = self.board.model(pane.model)
         if entry is None:
             text.append("No model that can talk yet.\n\n", inks["text"])
-            text.append("2  goes to Models: i imports, t converts the built-in demo model", inks["dim"])
+            text.append("2  goes to Models: i imports, n converts the built-in demo model", inks["dim"])
         else:
             facts = card_of(entry)
             size = formats.count(facts.parameters)
