@@ -54,8 +54,7 @@ def every_binding() -> list[tuple[str, Binding]]:
         module = importlib.import_module(name)
         for kind in vars(module).values():
             if isinstance(kind, type) and kind.__module__ == name and "BINDINGS" in kind.__dict__:
-                where = _NAMES.get(kind.__name__) or getattr(
-                    BY_MODE.get(getattr(kind, "MODE", "")), "title", kind.__name__
-                )
+                place = BY_MODE.get(getattr(kind, "MODE", ""))
+                where = _NAMES.get(kind.__name__) or (place.title if place is not None else kind.__name__)
                 found += [(where, binding) for binding in flat(kind.__dict__["BINDINGS"]) if binding.id]
     return found
