@@ -57,6 +57,8 @@ def main() -> None:
             seconds=60 * arguments.minutes, threads=arguments.threads,
         )  # fmt: skip
         laboratory = Laboratory(model, text, label, folder / "tune", settings, lambda *_: None)
+        for part in ("mixes", "comparison", "ways", "speed"):
+            laboratory.clock.drop(part)
         laboratory.search.sensitivities()
         print(f"sensitivities: {laboratory.search.readings} readings, {time.monotonic() - began:.0f} s\n")
         rows = []

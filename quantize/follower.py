@@ -13,10 +13,11 @@ import hashlib
 import os
 import queue
 import threading
+from io import FileIO
 from pathlib import Path
 from typing import Any, Self
 
-_CHUNK = 4 << 20
+_CHUNK = 1 << 20
 _START_WRITING = 2
 """SYNC_FILE_RANGE_WRITE: let the disk begin, and wait for nothing."""
 
@@ -38,16 +39,18 @@ class Follower:
         self._done = len(head)
         self._written: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
-        self._file = -1
+        self._file: FileIO | None = None
+        self._buffer = memoryview(bytearray(_CHUNK))
 
     def __enter__(self) -> Self:
-        self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        self._file = self._path.open("rb", buffering=0)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end()
-        os.close(self._file)
+        if self._file is not None:
+            self._file.close()
 
     def written(self, end: int) -> None:
         """Say that the writer has given everything before `end` to the system, or still holds it back itself."""
@@ -57,10 +60,12 @@ class Follower:
         """The file's SHA-256, now that its writer is done; None where it is not what was expected."""
         self._end()
         self._take(self._size)
-        state = os.fstat(self._file)
+        assert self._file is not None
+        state = os.fstat(self._file.fileno())
         if not os.path.samestat(state, self._path.stat()) or not self._done == self._size == state.st_size:
             return None
-        return self._digest.hexdigest() if os.pread(self._file, len(self._head), 0) == self._head else None
+        self._file.seek(0)
+        return self._digest.hexdigest() if self._file.read(len(self._head)) == self._head else None
 
     def _end(self) -> None:
         self._written.put(None)
@@ -72,15 +77,17 @@ class Follower:
 
     def _take(self, end: int) -> None:
         """Hash what has come since."""
-        there = min(end, os.fstat(self._file).st_size)
+        assert self._file is not None
+        before, there = self._done, min(end, os.fstat(self._file.fileno()).st_size)
+        self._file.seek(before)
         while self._done < there:
-            data = os.pread(self._file, min(_CHUNK, there - self._done), self._done)
-            if not data:
+            count = self._file.readinto(self._buffer[: min(_CHUNK, there - self._done)])
+            if not count:
                 return
-            self._digest.update(data)
-            if _SYNC_RANGE is not None:
-                _SYNC_RANGE(self._file, self._done, len(data), _START_WRITING)
-            self._done += len(data)
+            self._digest.update(self._buffer[:count])
+            self._done += count
+        if _SYNC_RANGE is not None and self._done > before:
+            _SYNC_RANGE(self._file.fileno(), before, self._done - before, _START_WRITING)
 
 
 def _sync_range() -> Any:

@@ -23,11 +23,14 @@ from lathe.engine.tune.halving import Run, ways
 from lathe.engine.tune.trial import Way
 from lathe.quantize.artefact import file_sha256, new_artefact
 from lathe.quantize.progress import Report
+from lathe.quantize.types import file_type
 
 if TYPE_CHECKING:
     from lathe.engine.tune.laboratory import Laboratory
 
 _NAME_OF_MIX = "MIX"
+_USUAL_BITS = 4.85
+"""Recipes near this are compared first: most people take Q4_K_M."""
 _STAGES = 6
 """Stages of a search with one wish; more sizes and ways to run make more."""
 
@@ -57,6 +60,13 @@ class FrontierFile(msgspec.Struct, frozen=True, kw_only=True):
     """The processor that speeds were measured on."""
     imatrix: str = ""
     """Path of the importances that every point was made with."""
+    seconds: float | None = None
+    """What the search took."""
+    seconds_asked: float | None = None
+    spent: dict[str, float] = {}
+    """Part of the search -> seconds."""
+    left_out: tuple[str, ...] = ()
+    """What there was no time for."""
 
 
 def read_frontier(path: Path) -> FrontierFile:
@@ -107,6 +117,17 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
         made = _made(step, context, laboratory, point, output, recipe, entry.id, report)
         laboratory.tidy()
         return Outcome(artefacts=tuple(made), figures=_chosen(point), rows=(_row(point, True),))
+    clock = laboratory.clock
+    timing = step.speed or step.min_tokens_per_s is not None
+    for part in () if timing else ("ways", "speed"):
+        clock.drop(part)
+    wished = any((step.max_size, step.max_kld, step.min_tokens_per_s))
+    for part, needed in (
+        ("mixes", step.max_size or step.max_kld),
+        ("sizes", step.sizes or not (step.max_size or step.max_kld)),
+    ):
+        if not needed:
+            clock.drop(part)
     laboratory.search.sensitivities()
     wish = Wish(
         max_bytes=laboratory.bytes_of(step.max_size) if step.max_size else None,
@@ -115,14 +136,13 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
     )
     points = _points(step, wish, laboratory, context)
     runs: list[Run] = []
-    if step.speed or step.min_tokens_per_s is not None:
+    if timing:
         likely = best(points, msgspec.structs.replace(wish, min_tokens_per_s=None)) or points[0]
         runs = laboratory.ways_to_run(likely, _candidates(step, laboratory, accelerated))
         points = _timed(step, points, runs, laboratory, context)
     chosen = best(points, wish)
     frontier = pareto(points)
     artefacts: list[Artefact] = []
-    wished = any((step.max_size, step.max_kld, step.min_tokens_per_s))
     if chosen is not None and wished:
         kind = _NAME_OF_MIX if chosen.mix is not None else chosen.label
         output = output_path(context, step.output, step.name or variant_name(entry, kind))
@@ -132,7 +152,13 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
     laboratory.tidy()
     if wished and chosen is None:
         context.log("nothing that was measured answers the wish", "warn")
-    figures: dict[str, Figure] = {"readings": laboratory.search.readings, "points": len(points)}
+    context.log(f"took {clock.seconds:.0f} s, {clock.asked:.0f} s were given")
+    for what in clock.left_out:
+        context.log(f"no time for {what}", "warn")
+    figures: dict[str, Figure] = {
+        "readings": laboratory.search.readings, "points": len(points), "seconds": clock.seconds,
+        "left_out": "; ".join(clock.left_out) or None,
+    }  # fmt: skip
     if chosen is not None and wished:
         figures |= _chosen(chosen)
     exit_code = ExitCode.NEGATIVE if wished and chosen is None else ExitCode.OK
@@ -163,15 +189,31 @@ def _chosen(point: Point) -> dict[str, Figure]:
 
 
 def _points(step: TuneStep, wish: Wish, laboratory: Laboratory, context: JobContext) -> list[Point]:
-    """Every point that was asked for, measured, by size."""
-    points = [laboratory.recipe(kind) for kind in step.compare]
+    """Every point that was asked for and that there is time for, by size; what the wish needs comes first."""
+    clock, points = laboratory.clock, list[Point]()
+    wanted = [] if wish.max_bytes is None else [wish.max_bytes]
+    if wanted or wish.max_kld is not None:
+        with clock.part("mixes"):
+            points += [laboratory.mix(size) for size in wanted]
+            if wish.max_kld is not None and (not points or clock.fits("mix")):
+                points.append(laboratory.within(wish.max_kld))
+    compared: list[Point] = []
+    with clock.part("comparison"):
+        for kind in sorted(step.compare, key=lambda kind: abs(file_type(kind).bits - _USUAL_BITS)):
+            if (points or compared) and not clock.fits("recipe"):
+                clock.leave_out(f"llama.cpp's own {kind}")
+            else:
+                compared.append(laboratory.recipe(kind))
     sizes = [laboratory.bytes_of(size) for size in step.sizes]
-    sizes += [wish.max_bytes] if wish.max_bytes is not None else []
-    if not sizes and wish.max_kld is None:
-        sizes = [point.bytes for point in points]
-    points += [laboratory.mix(size) for size in dict.fromkeys(sizes)]
-    if wish.max_kld is not None:
-        points.append(laboratory.within(wish.max_kld))
+    if not wanted and not sizes and wish.max_kld is None:
+        sizes = [point.bytes for point in compared]
+    points += compared
+    with clock.part("sizes"):
+        for size in dict.fromkeys(size for size in sizes if size not in wanted):
+            if any(point.mix is not None for point in points) and not clock.fits("mix"):
+                clock.leave_out(f"a mix of {size:,} bytes")
+            else:
+                points.append(laboratory.mix(size))
     for point in points:
         context.log(f"{point.label}: {point.bytes:,} bytes, mean KLD {point.kld:.5f} ± {point.kld_error:.5f}")
     return sorted(points, key=lambda point: (point.bytes, point.kld))
@@ -206,14 +248,19 @@ def _timed(
     if way is None:
         return points
     context.log(f"timing every point with {way.threads} threads, batch {way.batch}, {way.gpu_layers} layers offloaded")
-    return [laboratory.timed(point, way) for point in points]
+    with laboratory.clock.part("speed"):
+        # The one that was run most ways is the one that will probably be chosen: it comes first.
+        order = sorted(range(len(points)), key=lambda at: points[at].label != usable[0].label)
+        found = {at: laboratory.timed(points[at], way) for at in order}
+    return [found[at] for at in range(len(points))]
 
 
 def _recipe(step: TuneStep, name: str, model_digest: str, text_digest: str) -> dict[str, Figure]:
     recipe: dict[str, Figure] = {
         "made_by": "tune", "source": name, "source_sha256": model_digest, "text_sha256": text_digest,
         "imatrix_sha256": file_sha256(Path(step.imatrix).expanduser()) if step.imatrix else None,
-        "context": step.context, "chunks": step.chunks, "feedback": step.feedback, "kinds": ",".join(step.kinds),
+        "minutes": step.minutes, "context": step.context, "chunks": step.chunks, "feedback": step.feedback,
+        "kinds": ",".join(step.kinds),
     }  # fmt: skip
     return recipe | tools()
 
@@ -297,7 +344,7 @@ def _frontier_file(
         text=Path(step.text).name,
         text_sha256=text_digest,
         context=step.context,
-        chunks=step.chunks,
+        chunks=laboratory.search.measured.chunks,
         feedback=step.feedback,
         exact=laboratory.exact,
         readings=laboratory.search.readings,
@@ -305,6 +352,10 @@ def _frontier_file(
         runs=tuple(runs),
         machine=platform.processor() or platform.machine(),
         imatrix=str(laboratory.imatrix_path),
+        seconds=laboratory.clock.seconds,
+        seconds_asked=laboratory.clock.asked,
+        spent=laboratory.clock.spent,
+        left_out=tuple(laboratory.clock.left_out),
         sensitivity={name: {option.kind: option.cost for option in listed} for name, listed in choices.items()},
         tensor_bytes={name: {option.kind: option.bytes for option in listed} for name, listed in choices.items()},
     )

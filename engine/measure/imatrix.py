@@ -123,8 +123,13 @@ def collect(
     earlier: Imatrix | None = None,
     start: int = 0,
     progress: Progress | None = None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Imatrix:
-    """Run the chunks from `start` on and return the matrix, `earlier` included."""
+    """Run the chunks from `start` on and return the matrix, `earlier` included.
+
+    Args:
+        enough: asked after each batch; the matrix says how many chunks went into it.
+    """
     collector = Collector(output=output)
     datasets: tuple[str, ...] = (dataset,)
     if earlier is not None:
@@ -135,6 +140,8 @@ def collect(
         for done in runner.decode(context, start):
             if progress is not None:
                 progress(done, chunks.n_chunks, collector.matrix(datasets, chunks.n_ctx))
+            if enough():
+                break
     return collector.matrix(datasets, chunks.n_ctx)
 
 

@@ -85,8 +85,13 @@ def collect(
     *,
     threads: int = 0,
     progress: Progress | None = None,
+    in_time: Callable[[float], bool] = lambda share: True,
 ) -> Iterator[tuple[tuple[str, ...], Moments]]:
-    """Yield the moments of every weight in `channels` (name -> input channels), in as many passes as fit memory."""
+    """Yield the moments of every weight in `channels` (name -> input channels), in as many passes as fit memory.
+
+    Args:
+        in_time: asked after each batch whether a pass, which should be over when this share of the work is, may go on.
+    """
     passes = _passes(channels)
     total = len(passes) * chunks.n_chunks
     for number, names in enumerate(passes):
@@ -96,6 +101,8 @@ def collect(
             for done in run.decode(context, 0):
                 if progress is not None:
                     progress(number * chunks.n_chunks + done, total)
+                if not in_time((number + 1) / len(passes)):
+                    break
         yield from collector.moments()
 
 

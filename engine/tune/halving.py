@@ -63,11 +63,13 @@ def ways(
     ]
 
 
-def halve(label: str, candidates: Sequence[Way], attempt: Try, *, in_time: Callable[[], bool]) -> list[Run]:
-    """Compare ways; the best first, those that failed last.
+def halve(
+    label: str, candidates: Sequence[Way], attempt: Try, *, in_time: Callable[[int], bool] = lambda trials: True
+) -> list[Run]:
+    """Compare ways; the best first, those that failed last. What there was no time to try at all is not among them.
 
     Args:
-        in_time: whether another round may be begun; the first one always is.
+        in_time: whether so many more trials fit; the first one always does.
     """
     runs = [
         Run(label=label, kv_type=way.kv_type, threads=way.threads, batch=way.batch, gpu_layers=way.gpu_layers, rounds=0)
@@ -75,10 +77,15 @@ def halve(label: str, candidates: Sequence[Way], attempt: Try, *, in_time: Calla
     ]
     dropped: list[Run] = []
     for number in range(_ROUNDS):
-        if number and (len(runs) < _LEFT or not in_time()):
+        # A round is as long as all before it together.
+        if number and (len(runs) < _LEFT or not in_time(2 * len(runs))):
             break
         prompt, generate = (size << number for size in _SHORTEST)
-        runs = [_tried(run, attempt, prompt, generate) for run in runs]
+        tried: list[Run] = []
+        for run in runs:
+            if number or not tried or in_time(1):
+                tried.append(_tried(run, attempt, prompt, generate))
+        runs = tried
         dropped += [run for run in runs if run.problem]
         runs = sorted((run for run in runs if not run.problem), key=_seconds)
         if number < _ROUNDS - 1 and len(runs) > _LEFT:

@@ -16,10 +16,11 @@ import msgspec
 from lathe.engine.errors import UsageError
 from lathe.engine.measure import chunks as chunked
 from lathe.engine.measure import imatrix, moments
-from lathe.engine.native.llama import LlamaModel
+from lathe.engine.native.llama import LlamaContext, LlamaModel
+from lathe.engine.tune.clock import Clock
 from lathe.engine.tune.frontier import Point
 from lathe.engine.tune.halving import Run, halve
-from lathe.engine.tune.search import Found, Search
+from lathe.engine.tune.search import Found, Search, read_measurements
 from lathe.engine.tune.sensitivity import KINDS
 from lathe.engine.tune.trial import Timing, Trial, Way, run
 from lathe.engine.tune.yardstick import Reading, Yardstick
@@ -37,6 +38,12 @@ _HEAD_ROOM = 1024
 """Bytes kept free for the provenance that is written into a file."""
 _PADDING = 32
 _IMATRIX_CHUNKS = 100
+_FEWEST_CHUNKS = 8
+"""Of a reading."""
+_FOR_READINGS = 0.35
+"""Of the time, for readings of single tensors."""
+_LATE = 2.0
+"""Times its share after which a part that always finishes a step is broken off."""
 
 Report = Callable[[str, float, float | None, str], None]
 
@@ -66,24 +73,30 @@ class Laboratory:
         self._report = report
         self._label = label
         self._timed = 0
-        self._until = time.monotonic() + settings.seconds
+        self.clock = Clock(settings.seconds)
         self.headers = read_sharded(source)
         self._files = [header.path for header in self.headers]
         with self._original() as model:
             calibration = chunked.cut(model, text, settings.n_ctx)
             self.imatrix = self._importances(model, calibration.limited(_IMATRIX_CHUNKS))
             self._moments = self._second_moments(model, calibration.limited(_IMATRIX_CHUNKS))
+            state = folder / "measured.json"
+            depth = read_measurements(state).chunks or self._depth(model, calibration)
         self.variants = Variants(self.headers, folder / "variants", self.imatrix, self._moments, settings.threads or 1)
-        measured = calibration.limited(settings.n_chunks)
-        self._yardstick = Yardstick(self._files, measured, threads=settings.threads, gpu_layers=settings.gpu_layers)
+        measured = calibration.limited(depth)
+        if measured.n_chunks < calibration.limited(settings.n_chunks).n_chunks:
+            self.clock.leave_out(f"readings of more than {measured.n_chunks} of {settings.n_chunks} chunks")
+        with self.clock.part("original"):
+            self._yardstick = Yardstick(self._files, measured, threads=settings.threads, gpu_layers=settings.gpu_layers)
         self.search = Search(
             self.variants,
             self._yardstick,
-            folder / "measured.json",
+            state,
             kinds=settings.kinds,
-            until=self._until,
+            clock=self.clock,
             progress=lambda label, done, total: report(label, done, total, "reading"),
         )
+        self.search.measured.chunks = depth
 
     # -- points ------------------------------------------------------------------------------------------------------
     def mix(self, budget: int) -> Point:
@@ -96,6 +109,9 @@ class Laboratory:
         for _ in range(4):
             found = self.search.closest(wanted)
             if found.reading.kld <= divergence:
+                break
+            if not self.clock.fits("mix"):
+                self.clock.leave_out("closer mixes for the divergence wished")
                 break
             wanted *= 0.97 * divergence / found.reading.kld
         return self._mix_point(found)
@@ -112,8 +128,9 @@ class Laboratory:
         """One of llama.cpp's own recipes with the same importances."""
         path = self._folder / f"{kind}.gguf"
         options = QuantizeOptions(type=kind, imatrix=self.imatrix_path, threads=self._settings.threads)
-        report = quantize_gguf(self._source, path, options, force=True)
-        return self._point(kind, None, None, report.plan.bytes, self._yardstick.read([path]))
+        with self.clock.cost("recipe"):
+            report = quantize_gguf(self._source, path, options, force=True)
+            return self._point(kind, None, None, report.plan.bytes, self._yardstick.read([path]))
 
     def bytes_of(self, size: str) -> int:
         """A size as users write it, in bytes; a file type stands for its own size."""
@@ -151,6 +168,7 @@ class Laboratory:
     # -- running -----------------------------------------------------------------------------------------------------
     def ways_to_run(self, point: Point, candidates: Sequence[Way]) -> list[Run]:
         """Compare ways to run a point by successive halving, the best first; each KV cache's divergence is measured."""
+        clock = self.clock
         files = [str(path) for path in self.files(point)]
         done = 0
 
@@ -158,24 +176,37 @@ class Laboratory:
             nonlocal done
             done += 1
             self._report(f"ways to run {point.label}", done, None, "trial")
-            return run(Trial(files=tuple(files), way=way, prompt_tokens=prompt, generate_tokens=generate))
+            with clock.cost("trial"):
+                return run(Trial(files=tuple(files), way=way, prompt_tokens=prompt, generate_tokens=generate))
 
-        runs = halve(point.label, candidates, attempt, in_time=lambda: time.monotonic() < self._until)
-        alive = dict.fromkeys(one.kv_type for one in runs if not one.problem)
-        readings = {kv_type: self._yardstick.read(self.files(point), kv_type=kv_type) for kv_type in alive}
+        with clock.part("ways"):
+            runs = halve(point.label, candidates, attempt, in_time=lambda trials: clock.fits("trial", trials))
+            if len(runs) < len(candidates):
+                clock.leave_out(f"{len(candidates) - len(runs)} of {len(candidates)} ways to run")
+            readings = {"f16": (point.kld, point.kld_99_9)}
+            for kv_type in dict.fromkeys(one.kv_type for one in runs if not one.problem):
+                if kv_type not in readings and not clock.fits("mix"):
+                    clock.leave_out(f"divergence with a KV cache of {kv_type}")
+                elif kv_type not in readings:
+                    reading = self._yardstick.read(self.files(point), kv_type=kv_type)
+                    readings[kv_type] = (reading.kld, reading.kld_99_9)
         return [
-            replace(one, kld=readings[one.kv_type].kld, kld_99_9=readings[one.kv_type].kld_99_9)
+            replace(one, kld=readings[one.kv_type][0], kld_99_9=readings[one.kv_type][1])
             if one.kv_type in readings
             else one
             for one in runs
         ]
 
     def timed(self, point: Point, way: Way) -> Point:
-        """The point with its speed and memory when run that way."""
+        """The point with its speed and memory when run that way; as it is where there is no time."""
+        if self._timed and not self.clock.fits("timing"):
+            self.clock.leave_out(f"the speed of {point.label}")
+            return point
         self._timed += 1
         self._report("speed of every point", self._timed, None, "point")
-        files = tuple(str(path) for path in self.files(point))
-        return replace(point, **asdict(run(Trial(files=files, way=way, prompt_tokens=128, generate_tokens=32))))
+        with self.clock.cost("timing"):
+            files = tuple(str(path) for path in self.files(point))
+            return replace(point, **asdict(run(Trial(files=files, way=way, prompt_tokens=128, generate_tokens=32))))
 
     # -- inside ------------------------------------------------------------------------------------------------------
     def _mix_point(self, found: Found) -> Point:
@@ -220,22 +251,45 @@ class Laboratory:
     def _importances(self, model: LlamaModel, chunks: chunked.Chunks) -> Imatrix:
         path = self.imatrix_path
         if path.exists():
-            return read_imatrix(path)
+            self.clock.drop("importances")
+            return self._weighed(read_imatrix(path), chunks)
         if self._settings.imatrix is not None:
+            self.clock.drop("importances")
             matrix = read_imatrix(self._settings.imatrix)
         else:
-            matrix = imatrix.collect(
-                model,
-                chunks,
-                self._label,
-                threads=self._settings.threads,
-                progress=lambda done, total, _: self._report("importance matrix", done, total, "chunk"),
-            )
+            with self.clock.part("importances"):
+                matrix = imatrix.collect(
+                    model,
+                    chunks,
+                    self._label,
+                    threads=self._settings.threads,
+                    progress=lambda done, total, _: self._report("importance matrix", done, total, "chunk"),
+                    enough=lambda: not self.clock.left,
+                )
         write_imatrix(path, matrix)
+        return self._weighed(matrix, chunks)
+
+    def _weighed(self, matrix: Imatrix, chunks: chunked.Chunks) -> Imatrix:
+        """A matrix, with a note where the text had more to give."""
+        if self._settings.imatrix is None and matrix.chunks < chunks.n_chunks:
+            self.clock.leave_out(f"importances from more than {matrix.chunks} of {chunks.n_chunks} chunks")
         return matrix
+
+    def _depth(self, model: LlamaModel, chunks: chunked.Chunks) -> int:
+        """How many chunks a reading can have, so that every tensor can have its own; judged by the first ones."""
+        first = chunks.limited(1)
+        began = time.monotonic()
+        with LlamaContext(model, first.options(threads=self._settings.threads)) as context:
+            for _ in chunked.run(context, first):
+                pass
+        each = max(1e-4, time.monotonic() - began)
+        tensors = sum(len(tensor.shape) > 1 for header in self.headers for tensor in header.tensors)
+        affordable = int(_FOR_READINGS * (self.clock.asked - self.clock.seconds) / (each * 3 * (tensors + 4)))
+        return min(self._settings.n_chunks, max(_FEWEST_CHUNKS, affordable))
 
     def _second_moments(self, model: LlamaModel, chunks: chunked.Chunks) -> MomentFolder | None:
         if not self._settings.feedback:
+            self.clock.drop("second moments")
             return None
         kept = MomentFolder(self._folder / "moments")
         channels = {
@@ -245,14 +299,25 @@ class Laboratory:
             if len(tensor.shape) == 2 and tensor.name.endswith("weight") and tensor.name not in kept
         }
         watched = {name: count for name, count in channels.items() if name.startswith("blk.") or _is_output(name, self)}
-        for names, second in moments.collect(
-            model,
-            chunks,
-            watched,
-            threads=self._settings.threads,
-            progress=lambda done, total: self._report("second moments", done, total, "chunk"),
-        ):
-            kept.save(names, second)
+        with self.clock.part("second moments"):
+            budget, began = self.clock.left, time.monotonic()
+
+            def in_time(share: float) -> bool:
+                return time.monotonic() - began < share * budget
+
+            for names, second in moments.collect(
+                model,
+                chunks,
+                watched,
+                threads=self._settings.threads,
+                progress=lambda done, total: self._report("second moments", done, total, "chunk"),
+                in_time=in_time,
+            ):
+                kept.save(names, second)
+                if time.monotonic() - began > max(1.0, _LATE * budget):
+                    # Every pass over the text costs at least a batch: with many of them, rounding must do without.
+                    self.clock.leave_out("rounding with second moments of some tensors")
+                    break
         return kept
 
 

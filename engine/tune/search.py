@@ -10,11 +10,11 @@ saved as it comes, so that a stopped search goes on.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
+from lathe.engine.tune.clock import Clock
 from lathe.engine.tune.knapsack import Mix, Option, choose, cost_of, path, size_of
 from lathe.engine.tune.sensitivity import (
     KINDS,
@@ -46,6 +46,14 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     passes: int
 
 
+def read_measurements(path: Path) -> Measurements:
+    """What was measured before; nothing where there is no such file."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Measurements)
+    except (OSError, msgspec.MsgspecError):
+        return Measurements()
+
+
 class Search:
     """One model, one text, any number of sizes."""
 
@@ -56,36 +64,33 @@ class Search:
         state: Path,
         *,
         kinds: Sequence[str] = KINDS,
-        until: float,
+        clock: Clock,
         progress: Progress,
     ) -> None:
         """Prepare.
 
         Args:
             state: file that keeps what was measured.
-            until: monotonic time after which nothing optional is begun.
+            clock: bounds what is begun.
         """
         self._variants = variants
         self._yardstick = yardstick
         self._state = state
         self._kinds = kinds
-        self._until = until
+        self._clock = clock
         self._progress = progress
         self.names = tensors_of(variants)
         self.readings = 0
-        self.measured = self._load()
+        self.measured = read_measurements(state)
 
     def sensitivities(self) -> None:
         """Measure the anchors and compute the errors."""
-        now = time.monotonic()
-        left = max(0.0, self._until - now)
         measure(
             self._yardstick,
             self._variants,
             self._kinds,
             self.measured,
-            until=now + 0.6 * left,
-            errors_until=now + 0.85 * left,
+            self._clock,
             save=self._save,
             progress=lambda done, total: self._progress("sensitivity of each tensor", done, total),
         )
@@ -93,7 +98,7 @@ class Search:
 
     def choices(self) -> dict[str, list[Option]]:
         """What each tensor costs in each type, as far as is known."""
-        return options(self._variants, costs(self.measured), self._kinds)
+        return options(self._variants, costs(self.measured, self._kinds), self._kinds)
 
     def find(self, budget: int) -> Found:
         """The best mix whose chosen tensors take at most `budget` bytes."""
@@ -115,7 +120,8 @@ class Search:
     def read(self, mix: dict[str, str]) -> Reading:
         """Measure a mix."""
         self.readings += 1
-        return self._yardstick.read(self._variants.paths(mix))
+        with self._clock.cost("anchor" if len(mix) == 1 else "mix"):
+            return self._yardstick.read(self._variants.paths(mix))
 
     def _found(self, budget: int, chosen: Mix, passes: int) -> Found:
         mix = {name: option.kind for name, option in chosen.items()}
@@ -139,7 +145,10 @@ class Search:
             at = by_size.index(found.mix[name])
             near = by_size[max(0, at - _NEIGHBOURS) : at + _NEIGHBOURS + 1]
             todo += [(name, kind) for kind in near if ((name,), kind) not in known]
-        if not todo or time.monotonic() + len(todo) * self._yardstick.seconds * 1.5 > self._until:
+        if not todo:
+            return False
+        if not self._clock.fits("anchor", len(todo)):
+            self._clock.leave_out("a second pass over the chosen types")
             return False
         for number, (name, kind) in enumerate(todo):
             self._progress("second pass", number, len(todo))
@@ -148,12 +157,6 @@ class Search:
             self._save(self.measured)
         self._progress("second pass", len(todo), len(todo))
         return True
-
-    def _load(self) -> Measurements:
-        try:
-            return msgspec.json.decode(self._state.read_bytes(), type=Measurements)
-        except (OSError, msgspec.MsgspecError):
-            return Measurements()
 
     def _save(self, measured: Measurements) -> None:
         fresh = self._state.with_suffix(".new")

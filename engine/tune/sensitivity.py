@@ -9,10 +9,12 @@ its error. On the embedded model the rule holds within 7 % from 2.5 to 5.5 bits.
 from __future__ import annotations
 
 import re
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
+from lathe.engine.tune.clock import Clock
 from lathe.engine.tune.knapsack import Option
 from lathe.engine.tune.yardstick import Yardstick
 from lathe.quantize.errors import InputMissing, UnsupportedError
@@ -27,6 +29,8 @@ _OLDER = frozenset({"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL"})
 """Types whose activations are rounded in blocks of 32."""
 _STEEP, _FINE, _OLDER_FINE = ("Q4_K", "Q4_0"), ("Q6_K",), ("Q8_0",)
 """Anchors: where the error dominates, and where the rounding of activations does; the first that fits is taken."""
+_FEWEST = 8
+"""Groups below which fewer anchors each are better."""
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 
 Progress = Callable[[int, int], None]
@@ -45,6 +49,10 @@ class Measurements(msgspec.Struct):
 
     groups: list[tuple[str, ...]] = []
     """How the tensors are measured together; single ones where time allows."""
+    depth: int = 3
+    """Anchors of each group."""
+    chunks: int = 0
+    """Of the text, per reading; 0: not decided yet."""
     anchors: list[Anchor] = []
     errors: dict[str, dict[str, float]] = {}
     """Tensor -> type -> expected squared error of its output."""
@@ -95,61 +103,110 @@ def measure(
     variants: Variants,
     kinds: Sequence[str],
     done: Measurements,
+    clock: Clock,
     *,
-    until: float,
-    errors_until: float,
     save: Callable[[Measurements], None],
     progress: Progress,
 ) -> None:
-    """Fill `done`: anchors for every group, then errors for every tensor and type.
+    """Fill `done`: anchors for the groups, then errors for every tensor and type, as far as the clock allows.
 
-    Args:
-        until: monotonic time after which no finer anchors are begun; the steep ones are always measured.
-        errors_until: after this only the anchors' types get errors, and mixes choose among those.
+    Groups shrink in number before anchors are left out, and the finer anchors before the steep ones; without time one
+    group is measured, and the rest follows from the errors.
     """
     names = tensors_of(variants)
-    done.groups = done.groups or groups(names, _affordable(yardstick, until))
-    plan = [(group, choices) for choices in (_STEEP, _FINE, _OLDER_FINE) for group in done.groups]
+    with clock.part("sensitivity"):
+        _anchors(yardstick, variants, names, done, clock, save, progress)
+    with clock.part("errors"):
+        _errors(variants, kinds, names, done, clock)
+    save(done)
+
+
+def _anchors(
+    yardstick: Yardstick, variants: Variants, names: list[str], done: Measurements, clock: Clock,
+    save: Callable[[Measurements], None], progress: Progress,
+) -> None:  # fmt: skip
+    if not done.groups:
+        each, depth = _affordable(yardstick, variants, names, clock)
+        done.groups = groups(names, each)
+        done.depth = depth
+        save(done)
+    if any(len(group) > 1 for group in done.groups):
+        clock.leave_out(f"tensors measured one by one: {len(done.groups)} groups for {len(names)} tensors")
+    anchors = (_STEEP, _FINE, _OLDER_FINE)
+    plan = [(group, choices) for choices in anchors[: done.depth] for group in done.groups]
+    known = {(anchor.names, anchor.kind) for anchor in done.anchors}
+    missing = 0
     for number, (group, choices) in enumerate(plan):
         progress(number, len(plan))
         kind = next(
             (kind for kind in choices if all(kind in kinds_for(variants, name, [kind]) for name in group)), None
         )
-        if kind is None or any(anchor.names == group and anchor.kind == kind for anchor in done.anchors):
+        if kind is None or (group, kind) in known:
             continue
-        if choices is not _STEEP and time.monotonic() > until:
+        if done.anchors and not clock.fits("anchor"):
+            missing += 1
             continue
-        reading = yardstick.read(variants.paths(dict.fromkeys(group, kind)))
+        with clock.cost("anchor"):
+            reading = yardstick.read(variants.paths(dict.fromkeys(group, kind)))
         done.anchors.append(Anchor(group, kind, max(0.0, reading.kld)))
         save(done)
     progress(len(plan), len(plan))
-    anchors = (*_STEEP, *_FINE, *_OLDER_FINE)
-    for name in names:
-        known = done.errors.setdefault(name, {})
-        for kind in dict.fromkeys((*anchors, *kinds_for(variants, name, kinds))):
-            if kind not in anchors and time.monotonic() > errors_until:
-                break
-            if kind not in known and kind in kinds_for(variants, name, [kind]):
-                try:
-                    known[kind] = variants.error(name, kind)
-                except (InputMissing, UnsupportedError):
+    missing += (len(anchors) - done.depth) * len(done.groups)
+    if missing:
+        clock.leave_out(f"{missing} of {len(anchors) * len(done.groups)} readings of single tensors")
+
+
+def _errors(
+    variants: Variants, kinds: Sequence[str], names: list[str], done: Measurements, clock: Clock
+) -> None:  # fmt: skip
+    """Errors of the anchors' types for every tensor, then of the rest while there is time."""
+    needed = dict.fromkeys(anchor.kind for anchor in done.anchors)
+    usual = (*_STEEP, *_FINE, *_OLDER_FINE)
+    for wanted, must in ((list(needed), True), ([*usual, *kinds], False)):
+        for name in names:
+            known = done.errors.setdefault(name, {})
+            for kind in dict.fromkeys(wanted):
+                if kind in known or kind not in kinds_for(variants, name, [kind]):
                     continue
-        save(done)
+                if not must and not clock.fits("error"):
+                    clock.leave_out("errors of some types, which are estimated")
+                    return
+                with clock.cost("error"):
+                    try:
+                        known[kind] = variants.error(name, kind)
+                    except (InputMissing, UnsupportedError):
+                        continue
 
 
-def _affordable(yardstick: Yardstick, until: float) -> int:
-    """How many groups can have all their anchors in time."""
-    return max(8, int((until - time.monotonic()) / (3 * max(0.05, yardstick.seconds))))
+def _affordable(yardstick: Yardstick, variants: Variants, names: list[str], clock: Clock) -> tuple[int, int]:
+    """How many groups can have how many anchors in time, judged by a reading and by one tensor that is quantized."""
+    name = sorted(names, key=lambda name: variants.tensors[name].elements)[len(names) // 2]
+    kind = next((kind for kind in _STEEP if kind in kinds_for(variants, name, [kind])), None)
+    variants.paths({})  # every tensor as it is, which each reading needs
+    began = time.monotonic()
+    if kind is not None:
+        variants.paths({name: kind})
+    elements = sum(variants.tensors[one].elements for one in names)
+    quantizing = (time.monotonic() - began) * elements / max(1, variants.tensors[name].elements)
+    reading = max(0.01, yardstick.seconds)
+    for depth in (3, 2, 1):
+        count = int((clock.left - depth * quantizing) / (depth * reading))
+        if count >= _FEWEST:
+            return count, depth
+    return max(1, int((clock.left - quantizing) / reading)), 1
 
 
-def costs(done: Measurements) -> dict[str, dict[str, float]]:
-    """Tensor -> type -> predicted divergence."""
+def costs(done: Measurements, kinds: Sequence[str] = ()) -> dict[str, dict[str, float]]:
+    """Tensor -> type -> predicted divergence; `kinds` all get one, from other tensors where there is no error."""
+    done = msgspec.structs.replace(done, errors=_completed(done.errors, kinds))
     result: dict[str, dict[str, float]] = {}
     by_group: dict[tuple[str, ...], dict[str, float]] = {}
     for anchor in done.anchors:
         by_group.setdefault(anchor.names, {})[anchor.kind] = anchor.kld
+    factors: list[float] = []
     for group, measured in by_group.items():
         factor, floors = _rule(measured, {kind: _sum(done, group, kind) for kind in measured})
+        factors.append(factor)
         total = sum(_share(done, name) for name in group) or 1.0
         for name in group:
             share = _share(done, name) / total
@@ -159,7 +216,39 @@ def costs(done: Measurements) -> dict[str, dict[str, float]]:
             }
             if len(group) == 1:
                 result[name] |= measured
+    # What was not measured itself is taken to be like the others: importances and errors alone rank it.
+    usual = statistics.median(factors) if factors else 0.0
+    for name, errors in done.errors.items():
+        if name not in result:
+            result[name] = {kind: usual * error for kind, error in errors.items()}
     return result
+
+
+def _completed(errors: Mapping[str, Mapping[str, float]], kinds: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Errors of every kind: those missing by the usual ratio to a kind that is known, else by two powers a bit."""
+    ratios: dict[tuple[str, str], float] = {}
+    result: dict[str, dict[str, float]] = {}
+    for name, known in errors.items():
+        result[name] = dict(known)
+        reference = next((kind for kind in _STEEP if kind in known), next(iter(known), None))
+        if reference is None:
+            continue
+        for kind in kinds:
+            if kind not in known:
+                if (kind, reference) not in ratios:
+                    ratios[kind, reference] = _ratio(errors, kind, reference)
+                result[name][kind] = known[reference] * ratios[kind, reference]
+    return result
+
+
+def _ratio(errors: Mapping[str, Mapping[str, float]], kind: str, reference: str) -> float:
+    both = [known[kind] / known[reference] for known in errors.values() if kind in known and known.get(reference)]
+    return statistics.median(both) if both else 4.0 ** (_bits(reference) - _bits(kind))
+
+
+def _bits(kind: str) -> float:
+    found = tensor_type(kind)
+    return 8 * found.size((found.block,)) / found.block
 
 
 def _share(done: Measurements, name: str) -> float:

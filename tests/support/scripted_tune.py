@@ -9,8 +9,9 @@ from lathe.engine.errors import Failure
 from lathe.engine.jobs.tune import FrontierFile
 from lathe.engine.jobs.values import Artefact, Job, Outcome, Progress
 from lathe.engine.states import Fit, Footprint, Forecast
-from lathe.engine.steps import ConvertStep, QuantizeStep, TuneStep
+from lathe.engine.steps import ConvertStep, OnnxQuantizeStep, QuantizeStep, TuneStep
 from lathe.engine.tune.frontier import Point
+from lathe.engine.tune.halving import Run
 from lathe.engine.worker.messages import LoadOptions
 from lathe.quantize.types import FILE_TYPES
 from lathe.store.models import ModelEntry
@@ -20,10 +21,13 @@ JOB_ID = "j-113"
 KINDS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 LAYERS = 4
 _BITS = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "auto": 16.0}
+_ONNX_BITS = {"int8": 8.1, "int8-static": 9.0, "int4": 5.0, "float16": 16.0}
 
 
-def forecast(step: ConvertStep | QuantizeStep, entry: ModelEntry, taken: set[str]) -> Forecast:
+def forecast(step: ConvertStep | QuantizeStep | OnnxQuantizeStep, entry: ModelEntry, taken: set[str]) -> Forecast:
     """What the step would make, from bits per weight alone."""
+    if isinstance(step, OnnxQuantizeStep):
+        return _onnx(step, entry)
     kind = step.type if isinstance(step, QuantizeStep) else step.outtype
     name = step.name or f"{entry.name.removesuffix('-f16')}-{kind.lower()}"
     problem = None
@@ -47,6 +51,19 @@ def forecast(step: ConvertStep | QuantizeStep, entry: ModelEntry, taken: set[str
         problem=problem,
         fit=Fit(footprint=footprint, options=LoadOptions(context=8192, slots=4), verdict="fits",
                 available={"nvidia0": 11 * data.GIB}),
+    )  # fmt: skip
+
+
+def _onnx(step: OnnxQuantizeStep, entry: ModelEntry) -> Forecast:
+    bits = _ONNX_BITS[step.mode]
+    size = int(float(entry.card.get("parameters", 0)) * bits / 8)  # type: ignore[arg-type]
+    problem = None
+    if step.mode == "int8-static" and not step.text:
+        problem = Failure("E_USAGE", "static quantization needs a calibration text", "pass --text FILE", 2)
+    return Forecast(
+        output=f"{data.HOME}/models/{step.name or f'{entry.name}-{step.mode}'}", source_bytes=entry.bytes, bytes=size,
+        exact=False, bits_per_weight=bits, tensors=210, mix={"INT8": int(size * 0.9), "F32": int(size * 0.1)},
+        free=490 * data.GIB, problem=problem,
     )  # fmt: skip
 
 
@@ -84,10 +101,28 @@ def document() -> str:
     file = FrontierFile(
         model="stdlib-4m-f16", model_sha256=data.digest("f16"), text="calibration.txt", text_sha256=data.digest("text"),
         context=256, chunks=48, feedback=True, exact=True, readings=211, points=points(), sensitivity=costs,
-        imatrix=f"{data.HOME}/tune/imatrix.gguf",
+        imatrix=f"{data.HOME}/tune/imatrix.gguf", runs=runs(), seconds=594.0, seconds_asked=600.0,
+        left_out=("the speed of Q8_0",),
         tensor_bytes={name: dict.fromkeys(by_kind, 100_000) for name, by_kind in costs.items()},
     )  # fmt: skip
     return msgspec.json.encode(file).decode()
+
+
+def runs() -> tuple[Run, ...]:
+    """Ways to run the closest file, as successive halving left them."""
+    found = []
+    for number, (kv_type, threads, batch) in enumerate(
+        (("f16", 8, 512), ("f16", 8, 128), ("q8_0", 8, 512), ("q8_0", 8, 128), ("f16", 4, 512), ("q8_0", 4, 512))
+    ):
+        found.append(
+            Run(label="mix 4.60 MB", kv_type=kv_type, threads=threads, batch=batch, gpu_layers=0,
+                kld=4.95e-05 if kv_type == "f16" else 0.00041, kld_99_9=0.00109 if kv_type == "f16" else 0.0062,
+                prompt_tokens_per_s=9400.0 - 700 * number, tokens_per_s=1510.0 - 90 * number, load_s=0.051,
+                peak_bytes=(96 + 4 * (kv_type == "f16")) * data.MIB, rounds=(4, 4, 2, 1, 1, 1)[number])
+        )  # fmt: skip
+    bad = Run(label="mix 4.60 MB", kv_type="q4_0", threads=8, batch=512, gpu_layers=-1, rounds=1,
+              problem="no such device")  # fmt: skip
+    return (*found, bad)
 
 
 def job() -> Job:
@@ -106,5 +141,5 @@ def _point(label: str, types: dict[str, str] | None, size: int, kld: float) -> P
         label=label, mix=types, bytes=size, bits_per_weight=8 * size / 4_196_608,
         predicted_kld=kld * 1.04 if types else None, kld=kld, kld_error=kld * 0.02, kld_99_9=kld * 22,
         same_top=max(0.5, 1 - kld * 4), perplexity=5.71 * math.exp(kld), prompt_tokens_per_s=9000.0,
-        tokens_per_s=2400.0 - size / 5000, load_s=0.05,
+        tokens_per_s=2400.0 - size / 5000, load_s=0.05, peak_bytes=size + 90 * data.MIB,
     )  # fmt: skip

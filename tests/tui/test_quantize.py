@@ -13,6 +13,7 @@ from lathe.engine.steps import (
     ConvertStep,
     ImatrixStep,
     KldStep,
+    OnnxQuantizeStep,
     PerplexityStep,
     QuantizeStep,
     Step,
@@ -135,6 +136,139 @@ async def test_a_checkpoint_is_converted() -> None:
         (step,) = _submitted(bench)
         assert isinstance(step, ConvertStep)
         assert app.did == "lathe convert stdlib-4m --to gguf --outtype auto"
+
+
+async def _chosen(app: Any, pilot: Any, name: str) -> Fields:
+    """The form for a model."""
+    await until(pilot, lambda: "writes" in screen_text(app))
+    app.screen.open_key(data.digest(name)[:12])
+    await until(pilot, lambda: app.screen.source.name == name)
+    found: Fields = app.screen.query_one(Fields)
+    return found
+
+
+async def test_an_onnx_model_is_quantized_by_a_form_of_its_own() -> None:
+    async with running(size=(160, 50), mode="quantize") as (app, pilot, bench):
+        fields = await _chosen(app, pilot, "phi-4-mini-onnx")
+        await until(pilot, lambda: "writes ~" in screen_text(app) and "phi-4-mini-onnx-int8" in screen_text(app))
+        shown = screen_text(app)
+        assert all(label in shown for label in ("scale per", "operators", "exclude", "8 bits"))
+        assert not any(label in shown for label in ("overrides", "block  ", "calibrate", "requantize"))
+        fields.pick("mode").take("int8-static")
+        await until(pilot, lambda: "needs a calibration text" in screen_text(app))
+        assert "calibrate" in screen_text(app)
+        await pilot.press("escape", "r")
+        assert not _submitted(bench)
+        fields.put("calibrate", "/t/calm.txt")
+        fields.put("samples", "none")
+        await until(pilot, lambda: "is no whole number" in screen_text(app))
+        fields.put("samples", "8")
+        fields.put("operators", "MatMul, Gemm")
+        fields.put("exclude", "lm_head")
+        fields.query_one("#f-scale").take("tensor")  # type: ignore[attr-defined]
+        await until(pilot, lambda: "is no whole number" not in screen_text(app) and "writes ~" in screen_text(app))
+        await pilot.press("r")
+        await until(pilot, lambda: bool(_submitted(bench)))
+        (step,) = _submitted(bench)
+        assert isinstance(step, OnnxQuantizeStep)
+        assert (step.mode, step.text, step.samples, step.per_channel) == ("int8-static", "/t/calm.txt", 8, False)
+        assert (step.operators, step.exclude) == (("MatMul", "Gemm"), ("lm_head",))
+        assert app.did == (
+            "lathe quantize phi-4-mini-onnx --type int8-static --text /t/calm.txt --per-tensor --samples 8 "
+            "--op MatMul --op Gemm --exclude lm_head"
+        )
+        fields.pick("mode").take("int4")
+        await until(pilot, lambda: "zero point" in screen_text(app))
+        place = _quantize(app)
+        step = place.step()  # type: ignore[assignment]
+        assert isinstance(step, OnnxQuantizeStep)
+        assert (step.mode, step.text, step.samples, step.block_size) == ("int4", None, 32, 32)
+        fields.pick("mode").take("float16")
+        await until(pilot, lambda: "operators" not in screen_text(app))
+
+
+async def test_a_gguf_becomes_a_checkpoint_again() -> None:
+    async with running(size=(120, 40), mode="quantize") as (app, pilot, bench):
+        fields = await _chosen(app, pilot, "qwen3-8b-q5_k_m")
+        fields.pick("make").take("safetensors")
+        await until(pilot, lambda: "Convert back · qwen3-8b-q5_k_m" in screen_text(app))
+        assert "overrides" not in screen_text(app)
+        fields.query_one("#f-dtype").take("bf16")  # type: ignore[attr-defined]
+        await until(pilot, lambda: "writes ~" in screen_text(app))
+        await pilot.press("escape", "r")
+        await until(pilot, lambda: bool(_submitted(bench)))
+        (step,) = _submitted(bench)
+        assert isinstance(step, ConvertStep)
+        assert (step.to, step.outtype) == ("safetensors", "bf16")
+        assert app.did == "lathe convert qwen3-8b-q5_k_m --to safetensors --outtype bf16"
+
+
+async def test_an_old_file_is_told_what_it_does_not_say() -> None:
+    async with running(size=(120, 40), mode="quantize") as (app, pilot, bench):
+        fields = await _chosen(app, pilot, "gpt-j-6b-ggml")
+        await until(pilot, lambda: "epsilon" in screen_text(app))
+        fields.put("context", "4096")
+        fields.put("epsilon", "1e-5")
+        await until(pilot, lambda: "writes ~" in screen_text(app))
+        await pilot.press("escape", "r")
+        await until(pilot, lambda: bool(_submitted(bench)))
+        (step,) = _submitted(bench)
+        assert isinstance(step, ConvertStep)
+        assert (step.legacy_context, step.legacy_epsilon) == (4096, 1e-5)
+        assert "--legacy-context 4096 --legacy-epsilon 1e-05" in app.did
+
+
+async def test_an_adapter_names_its_base() -> None:
+    bench = ScriptedWorkbench()
+    card = {"format": "safetensors", "kind": "adapter", "adapter": True, "parameters": 1_000_000}
+    model = next(entry for entry in data.models() if entry.name == "qwen3-8b")
+    adapter = REPLACE(model, id=data.digest("tone")[:12], name="tone", card=card, bytes=4 << 20, parent=None)
+    bench.catalogue[adapter.id] = adapter
+    async with running(bench, size=(120, 40), mode="quantize") as (app, pilot, _):
+        fields = await _chosen(app, pilot, "tone")
+        await until(pilot, lambda: "the one it names" in screen_text(app))
+        assert [shown for shown in fields.pick("base").choices if shown == "tone"] == []
+        fields.pick("base").take("qwen3-8b")
+        await until(pilot, lambda: "writes ~" in screen_text(app))
+        await pilot.press("escape", "r")
+        await until(pilot, lambda: bool(_submitted(bench)))
+        (step,) = _submitted(bench)
+        assert isinstance(step, ConvertStep)
+        assert step.base == model.id
+        assert app.did == "lathe convert tone --to gguf --outtype auto --base qwen3-8b"
+
+
+async def test_a_checkpoint_goes_to_onnx_or_to_shards() -> None:
+    async with running(size=(120, 40), mode="quantize") as (app, pilot, bench):
+        fields = await _chosen(app, pilot, "stdlib-4m")
+        fields.put("split", "four")
+        await until(pilot, lambda: "is no size" in screen_text(app))
+        fields.put("split", "2MB")
+        await until(pilot, lambda: "is no size" not in screen_text(app))
+        step = _quantize(app).step()
+        assert isinstance(step, ConvertStep)
+        assert step.split_max_bytes == 2_000_000
+        fields.pick("make").take("ONNX")
+        await until(pilot, lambda: "Export · stdlib-4m" in screen_text(app))
+        assert "split at" not in screen_text(app)
+        fields.put("opset", "18")
+        step = _quantize(app).step()
+        assert isinstance(step, ConvertStep)
+        assert (step.to, step.outtype, step.opset, step.split_max_bytes) == ("onnx", "f32", 18, None)
+        assert not _submitted(bench)
+
+
+async def test_layers_are_left_out_by_number() -> None:
+    async with running(size=(120, 40), mode="quantize") as (app, pilot, _):
+        fields = await _chosen(app, pilot, "qwen3-8b-f16")
+        fields.put("prune", "1, x")
+        await until(pilot, lambda: "is no layer's number" in screen_text(app))
+        fields.put("prune", "34, 35")
+        await until(pilot, lambda: "is no layer's number" not in screen_text(app))
+        step = _quantize(app).step()
+        assert isinstance(step, QuantizeStep)
+        assert step.prune_layers == (34, 35)
+        assert "--prune-layer 34 --prune-layer 35" in _quantize(app).command()
 
 
 async def test_models_are_chosen_from_a_list() -> None:
@@ -300,8 +434,40 @@ async def test_frontier_filters_map_and_views() -> None:
         await until(pilot, lambda: "cost of each tensor as Q6_K" in screen_text(app))
         await pilot.press("v")
         await until(pilot, lambda: "types of mix" in screen_text(app))
+        await pilot.press("w")
+        await until(pilot, lambda: "Ways to run" in screen_text(app) and "KV cache" in screen_text(app))
         await pilot.press("w", "enter")
         assert app.is_running
+
+
+async def test_ways_to_run_are_a_table_with_flags_to_take_along() -> None:
+    async with running(size=(160, 50), mode="tune") as (app, pilot, bench):
+        await until(pilot, lambda: "Ways to run · mix 4.60 MB · best first" in screen_text(app))
+        assert "no such device" in screen_text(app)
+        assert "took 09:54, 1 thing left out" in screen_text(app)
+        grid = app.screen.query_one("#way-list", Grid)
+        assert [row.cells[0] for row in grid.rows][:2] == [("*", "good"), (" ", "good")]
+        grid.focus()
+        await pilot.press("down", "y")
+        assert bench.calls == [] or app.is_running
+        place = _tune(app)
+        assert place.copy_text() == ("--kv-type f16 --threads 8 --gpu-layers 0", "Flags")
+        await pilot.press("enter")
+        await until(pilot, lambda: "peak memory" in screen_text(app) and "A way to run" in screen_text(app))
+        await pilot.press("escape")
+        app.screen.query_one("#points", Grid).focus()
+        await pilot.press("enter")
+        await until(pilot, lambda: "predicted KLD" in screen_text(app) and "peak memory" in screen_text(app))
+
+
+async def test_a_search_that_timed_nothing_leaves_the_room_to_the_map() -> None:
+    bench = ScriptedWorkbench()
+    untimed = msgspec.json.decode(script.document())
+    untimed["runs"] = []
+    bench.documents[script.JOB_ID] = msgspec.json.encode(untimed).decode()
+    async with running(bench, size=(120, 40), mode="tune") as (app, pilot, _):
+        await until(pilot, lambda: "cost of each tensor" in screen_text(app))
+        assert "Ways to run" not in screen_text(app)
 
 
 async def test_a_point_has_every_figure_and_a_broken_result_says_so() -> None:
@@ -384,6 +550,20 @@ def test_overrides_are_read_as_written() -> None:
     assert view.overrides("a=b=q6_K,") == {"a=b": "q6_K"}
     with pytest.raises(ValueError, match="REGEX=TYPE"):
         view.overrides("x=")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("4GB", 4_000_000_000), ("2.5 GiB", 2_684_354_560), ("900", 900), ("1k", 1000), ("8MB", 8_000_000)],
+)
+def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
+    assert view.bytes_of(text) == size
+    assert view.size_check(text) == ""
+
+
+@pytest.mark.parametrize("text", ["four", "-1", "0", "1.2.3GB", "4 apples"])
+def test_what_is_no_size_is_said(text: str) -> None:
+    assert view.size_check(text)
 
 
 def test_the_document_is_what_the_job_writes() -> None:

@@ -87,6 +87,7 @@ def _show(job: Job) -> None:
         mix = next((point.mix for point in frontier.points if point.label == chosen), None)
         for line in heat_map(frontier.sensitivity, mix):
             put(line)
+        _time(frontier)
     put("")
     for artefact in job.outcome.artefacts:
         put(f"{artefact.name}  {long_size(artefact.bytes)}  {artefact.path}")
@@ -117,15 +118,27 @@ def _runs(frontier: FrontierFile) -> None:
     put("")
     put(f"ways to run {frontier.runs[0].label}, best first")
     put_table(
-        ("KV cache", "threads", "batch", "GPU layers", "mean KLD", "prompt/s", "gen/s", "peak", "rounds"),
+        ("KV cache", "threads", "batch", "GPU layers", "mean KLD", "prompt/s", "gen/s", "load s", "peak", "rounds", ""),
         (
             (run.kv_type, run.threads, run.batch, run.gpu_layers, _number(run.kld, "{:.5f}"),
              _number(run.prompt_tokens_per_s, "{:.1f}"), _number(run.tokens_per_s, "{:.1f}"),
-             "-" if run.peak_bytes is None else long_size(run.peak_bytes), run.rounds)
+             _number(run.load_s, "{:.2f}"), "-" if run.peak_bytes is None else long_size(run.peak_bytes), run.rounds,
+             run.problem)
             for run in frontier.runs
         ),
-        right=tuple(range(1, 9)),
+        right=tuple(range(1, 10)),
     )  # fmt: skip
+
+
+def _time(frontier: FrontierFile) -> None:
+    """What the search took, by its parts, and what there was no time for."""
+    if frontier.seconds is None or frontier.seconds_asked is None:
+        return
+    put("")
+    parts = ", ".join(f"{part} {seconds:.0f}" for part, seconds in frontier.spent.items() if seconds >= 0.5)
+    put(f"took {frontier.seconds:.0f} s of {frontier.seconds_asked:.0f} given{f': {parts}' if parts else ''}")
+    for what in frontier.left_out:
+        put(f"no time for {what}")
 
 
 def heat_map(sensitivity: dict[str, dict[str, float]], mix: dict[str, str] | None) -> list[str]:

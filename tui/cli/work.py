@@ -109,6 +109,11 @@ _ONNX_MODES = ("int8", "int8-static", "int4", "float16")
     default="minmax",
     help="ONNX int8-static: how ranges are found.",
 )
+@click.option("--samples", type=click.IntRange(min=1), default=32, show_default=True, help="int8-static: pieces.")
+@click.option(
+    "--sample-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="int8-static: length."
+)
+@click.option("--reduce-range", is_flag=True, help="ONNX int8: seven bits, for processors without VNNI.")
 @click.option("--errors", is_flag=True, help="Show what the weights of each tensor lost.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="0: all cores.")
 @click.option("-o", "--output", type=click.Path(path_type=Path))
@@ -122,8 +127,8 @@ def quantize(
     output_tensor_type: str | None, token_embedding_type: str | None, keep_output: bool, pure: bool,
     prune_layers: tuple[int, ...], keep_split: bool, allow_requantize: bool, text: Path | None,
     operators: tuple[str, ...], exclude: tuple[str, ...], per_tensor: bool, block_size: str, asymmetric: bool,
-    calibration: Any, errors: bool, threads: int, output: Path | None, name: str | None, force: bool, detach: bool,
-    as_json: bool,
+    calibration: Any, samples: int, sample_tokens: int, reduce_range: bool, errors: bool, threads: int,
+    output: Path | None, name: str | None, force: bool, detach: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Quantize MODEL (a registered name, a GGUF file or an ONNX folder)."""
     step: QuantizeStep | OnnxQuantizeStep
@@ -131,7 +136,8 @@ def quantize(
         step = OnnxQuantizeStep(
             model=reference(model), mode=kind.lower(), text=absolute(text), per_channel=not per_tensor,  # type: ignore[arg-type]
             symmetric=not asymmetric, block_size=int(block_size), operators=operators, exclude=exclude,  # type: ignore[arg-type]
-            calibration=calibration, threads=threads, output=absolute(output), name=name, force=force,
+            calibration=calibration, samples=samples, sample_tokens=sample_tokens, reduce_range=reduce_range,
+            threads=threads, output=absolute(output), name=name, force=force,
         )  # fmt: skip
     else:
         lines = tensor_types_file.read_text("utf-8").split() if tensor_types_file else []

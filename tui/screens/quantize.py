@@ -14,12 +14,13 @@ from typing import ClassVar
 from lathe.engine.errors import LatheError
 from lathe.engine.jobs.values import Job
 from lathe.engine.states import Forecast
-from lathe.engine.steps import BenchStep, ConvertStep, ImatrixStep, KldStep, PerplexityStep, QuantizeStep, Step
+from lathe.engine.steps import BenchServedStep, BenchStep, ConvertStep, ImatrixStep, KldStep, PerplexityStep, Step
 from lathe.engine.worker.messages import LoadOptions
 from lathe.quantize.types import FILE_TYPES, TENSOR_TYPES
 from lathe.store.models import ModelEntry
 from lathe.tui import formats
 from lathe.tui.board import Board
+from lathe.tui.screens import quantize_forms as forms
 from lathe.tui.screens.base import PlaceScreen
 from lathe.tui.screens.dialogs import Ask
 from lathe.tui.screens.model_work import name_check, submit
@@ -27,7 +28,7 @@ from lathe.tui.screens.reading import Choice, Choose
 from lathe.tui.views import quantize as view
 from lathe.tui.views.models import unknown_fit
 from lathe.tui.widgets.base import Canvas, Panel
-from lathe.tui.widgets.fields import Field, Fields, PickBox
+from lathe.tui.widgets.fields import Fields, PickBox
 from lathe.tui.widgets.grid import Grid
 from lathe.tui.widgets.jobpanel import JobPanel
 from lathe.tui.widgets.paint import Line
@@ -40,23 +41,7 @@ from textual.widget import Widget
 
 DEBOUNCE_S = 0.15
 _AS_RECIPE = "as the recipe"
-FIELDS = (
-    Field("source", "source", hint="enter lists all; a checkpoint is converted"),
-    Field("to", "convert to", "gguf", ("gguf", "onnx"), "GGUF for llama.cpp, ONNX for ONNX Runtime"),
-    Field("outtype", "weights as", "auto", ("auto", "f32", "f16", "bf16", "q8_0"), "auto: the checkpoint's own type"),
-    Field("type", "type", hint="enter lists every recipe with its bits and what it is good for"),
-    Field("name", "name", hint="empty: the source's with the type"),
-    Field("imatrix", "imatrix", hint="path; i collects one from a text"),
-    Field("overrides", "overrides", hint="ffn_down=q6_K, attn_v=q5_K: a pattern of tensor names and its type"),
-    Field("output", "output as", hint="type of the output matrix"),
-    Field("words", "words as", hint="type of the token embeddings"),
-    Field("pure", "pure", "no", ("no", "yes"), "yes: one type for every tensor, without the recipe's exceptions"),
-    Field("again", "requantize", "no", ("no", "yes"), "yes allows a quantized source: loss is added to loss"),
-    Field("text", "measure on", hint="path of a text; empty: the shipped one"),
-)
-_PICKS = ("source", "type", "output", "words")
-_CONVERT = ("source", "to", "outtype", "name", "text")
-_QUANTIZE = tuple(field.key for field in FIELDS if field.key not in ("to", "outtype"))
+_NAMED = "the one it names"
 
 
 class Quantize(PlaceScreen):
@@ -92,7 +77,7 @@ class Quantize(PlaceScreen):
 
     def content(self) -> ComposeResult:
         with Panel(title="Plan", id="plan"):
-            yield Fields(FIELDS, picks=_PICKS)
+            yield Fields(forms.FIELDS, picks=forms.PICKS)
             yield Canvas(self._plan, id="forecast")
         with Vertical(id="right"):
             with Panel(title="Variants", id="variants", classes="-bare"):
@@ -177,51 +162,56 @@ class Quantize(PlaceScreen):
         source = fields.pick("source")
         first = not source.key
         source.offer([(entry.id, entry.name) for entry in entries], view.source_notes(entries))
+        bases = view.checkpoints(self.board.models)
+        fields.pick("base").offer([("", _NAMED), *((e.id, e.name) for e in bases)], view.source_notes(bases))
         if first:
             full = view.base_of(entries)
             source.choose(full.id if full else next((entry.id for entry in entries), ""))
             fields.pick("type").offer([(name, name) for name in FILE_TYPES], view.type_notes())
             fields.pick("type").choose("Q4_K_M")
+            fields.pick("mode").offer([(name, name) for name in forms.MODES], forms.MODES)
             for key in ("output", "words"):
                 fields.pick(key).offer([("", _AS_RECIPE), *((name, name) for name in TENSOR_TYPES)])
         self._adapt()
 
     def _adapt(self) -> None:
-        """Show the fields that the source needs."""
+        """Show the fields that the source and its target need."""
         source, fields = self.source, self.query_one(Fields)
-        converts = source is not None and source.format != "gguf"
-        fields.reveal(_CONVERT if converts else _QUANTIZE)
+        fields.pick("make").offer(forms.targets(source))
+        form = fields["make"]
+        fields.reveal(forms.shown(form, fields["mode"], source))
         facts = f"{source.format}, {formats.long_size(source.bytes)}" if source else ""
-        title = "Convert" if converts else "Quantize"
-        self.query_one("#plan", Panel).entitle(title, source.name if source else "", facts)
+        self.query_one("#plan", Panel).entitle(forms.title(form), source.name if source else "", facts)
 
-    def step(self) -> ConvertStep | QuantizeStep | None:
+    def step(self) -> forms.Making | None:
         """What stands in the fields; None where it is not in order, and `_problem` says why."""
         source, fields = self.source, self.query_one(Fields)
         self._problem = ""
         if source is None:
             return None
-        name = fields["name"] or None
-        if name is not None:
+        if name := fields["name"]:
             self._problem = name_check({entry.name for entry in self.board.models})(name)
-        try:
-            types = view.overrides(fields["overrides"])
-        except ValueError as error:
-            self._problem = str(error)
+        self._problem = self._problem or fields.problem()
         if self._problem:
             return None
-        if source.format != "gguf":
-            return ConvertStep(model=source.id, to=fields["to"], outtype=fields["outtype"], name=name)  # type: ignore[arg-type]
-        return QuantizeStep(
-            model=source.id, type=fields["type"], name=name, imatrix=fields["imatrix"] or None, tensor_types=types,
-            output_tensor_type=fields["output"] or None, token_embedding_type=fields["words"] or None,
-            pure=fields["pure"] == "yes", allow_requantize=fields["again"] == "yes",
-        )  # fmt: skip
+        try:
+            return forms.step_of(fields["make"], source, fields.__getitem__)
+        except ValueError as error:
+            self._problem = str(error)
+            return None
+
+    def words(self) -> list[str]:
+        """The command that does the same; empty where the fields are not in order."""
+        step, source = self.step(), self.source
+        if step is None or source is None:
+            return []
+        base = self.board.model(step.base) if isinstance(step, ConvertStep) and step.base else None
+        return view.words_of(step, source.name, base.name if base else None)
 
     @on(Fields.Changed)
     def _field_changed(self, message: Fields.Changed) -> None:
         message.stop()
-        if message.key == "source":
+        if message.key in ("source", "make", "mode"):
             self._adapt()
         self._ask()
         self._show_variants()
@@ -237,7 +227,7 @@ class Quantize(PlaceScreen):
         self.query_one("#forecast", Canvas).redraw()
 
     @work(exclusive=True, group="forecast", exit_on_error=False)
-    async def _foresee(self, step: ConvertStep | QuantizeStep) -> None:
+    async def _foresee(self, step: forms.Making) -> None:
         await asyncio.sleep(DEBOUNCE_S)
         try:
             self._forecast = await self.lathe.link.bench.forecast(step)
@@ -268,8 +258,8 @@ class Quantize(PlaceScreen):
 
     def action_run(self) -> None:
         """Start the job."""
-        step, source = self.step(), self.source
-        if step is None or source is None:
+        step = self.step()
+        if step is None:
             self.lathe.notify(self._problem or "There is no source.", severity="warning")
             return
         planned = self._forecast
@@ -279,7 +269,7 @@ class Quantize(PlaceScreen):
         if planned is not None and planned.taken == "other":
             self.lathe.notify(f"{planned.output} exists: give the result a name.", severity="warning")
             return
-        submit(self.lathe, step, shlex.join(view.words_of(step, source.name)), self._watch)
+        submit(self.lathe, step, shlex.join(self.words()), self._watch)
 
     def _watch(self, job: Job) -> None:
         self._job = job.id
@@ -294,7 +284,7 @@ class Quantize(PlaceScreen):
                 self.lathe, PerplexityStep(model=entry.id, text=text),
                 shlex.join(["lathe", "perplexity", entry.name, *(["--text", text] if text else [])]), self._watch,
             )  # fmt: skip
-            if base is not None and base.id != entry.id:
+            if base is not None and base.id != entry.id and entry.format == "gguf":
                 words = ["lathe", "kld", entry.name, "--base", base.name, *(["--text", text] if text else [])]
                 step = KldStep(model=entry.id, base=base.id, text=text)
                 submit(self.lathe, step, shlex.join(words), self._watch)
@@ -302,15 +292,17 @@ class Quantize(PlaceScreen):
     def _chosen(self) -> list[ModelEntry]:
         """The variants marked, else the one under the cursor: those that can be measured."""
         found = [self.board.model(key) for key in self.query_one(Grid).chosen()]
-        entries = [entry for entry in found if entry is not None and entry.format == "gguf"]
+        entries = [entry for entry in found if entry is not None and entry.format in ("gguf", "onnx")]
         if not entries:
-            self.lathe.notify("Only GGUF variants are measured; r makes one.", severity="warning")
+            self.lathe.notify("Only GGUF and ONNX variants are measured; r makes one.", severity="warning")
         return entries
 
     def action_bench(self) -> None:
         """Speed."""
         for entry in self._chosen():
-            submit(self.lathe, BenchStep(model=entry.id), f"lathe bench {shlex.quote(entry.name)}", self._watch)
+            served = entry.format != "gguf"
+            step = BenchServedStep(model=entry.id) if served else BenchStep(model=entry.id)
+            submit(self.lathe, step, shlex.join(["lathe", "bench", entry.name, *["--served"] * served]), self._watch)
 
     def action_imatrix(self) -> None:
         """Collect importances of the source, and use them when they are there."""
@@ -398,5 +390,4 @@ class Quantize(PlaceScreen):
         return (entry.path, "Path") if entry else (planned.output, "Path") if planned else ("", "")
 
     def command(self) -> str:
-        step, source = self.step(), self.source
-        return shlex.join(view.words_of(step, source.name)) if step and source else self.place.command
+        return shlex.join(self.words()) or self.place.command

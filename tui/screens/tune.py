@@ -1,4 +1,4 @@
-"""Tune: wishes for a file, the frontier of size and divergence that a search found, and which tensors matter.
+"""Tune: wishes for a file, the frontier of size and divergence that a search found, which tensors matter, how to run.
 
 Reads the JSON document of a finished tune job. Invariant: "make this one" makes the very point under the cursor, from
 what was measured, without another search.
@@ -17,6 +17,7 @@ from lathe.engine.jobs.tune import FrontierFile
 from lathe.engine.jobs.values import Job
 from lathe.engine.steps import QuantizeStep, TuneStep
 from lathe.engine.tune.frontier import Point, Wish
+from lathe.engine.tune.halving import Run
 from lathe.store.models import ModelEntry
 from lathe.tui import formats
 from lathe.tui.board import Board
@@ -41,7 +42,7 @@ from textual.containers import Vertical
 from textual.widget import Widget
 
 _SPEED = 1e9
-_VIEWS = ("-table", "-plot", "-map")
+_VIEWS = ("-table", "-plot", "-map", "-ways")
 """What fills the lower half of a narrow terminal; wide ones show all."""
 FIELDS = (
     Field("source", "model", hint="a full-precision GGUF; enter lists them"),
@@ -65,9 +66,18 @@ class Tune(PlaceScreen):
         Binding("f", "frontier", "frontier only", id="tune.frontier", tooltip="Hide what another point beats, or show"),
         Binding("c", "kind", "type", id="tune.kind", tooltip="The map's next tensor type"),
         Binding("v", "types", "types", id="tune.types", tooltip="The map: what each tensor costs, or the type it gets"),
-        Binding("w", "view", "view", id="tune.view", tooltip="Table, plot or map, where only one has room"),
+        Binding(
+            "w", "view", "view", id="tune.view", tooltip="Table, plot, map or ways to run, where only one has room"
+        ),
         Binding("x", "cancel", "cancel", id="tune.cancel", tooltip="Stop the search; what it measured is kept"),
-        Binding("enter", "details", "details", show=False, id="tune.details", tooltip="Every figure of the point"),
+        Binding(
+            "enter",
+            "details",
+            "details",
+            show=False,
+            id="tune.details",
+            tooltip="Every figure of the point, or of the way to run",
+        ),
     ]
 
     def __init__(self) -> None:
@@ -92,12 +102,15 @@ class Tune(PlaceScreen):
             yield Fields(FIELDS, picks=("source", "found"))
             yield Canvas(self._advice, id="advice")
         with Panel(title="Frontier", id="frontier", classes="-bare"):
-            yield Grid(view.COLUMNS, empty=self._nothing)
+            yield Grid(view.COLUMNS, empty=self._nothing, id="points")
         with Vertical(id="pictures"):
             with Panel(title="KLD against size", id="plot", classes="-bare"):
                 yield Canvas(self._plot)
-            with Panel(title="Map", id="map", classes="-bare"):
-                yield Sheet(self._map)
+            with Vertical(id="details"):
+                with Panel(title="Map", id="map", classes="-bare"):
+                    yield Sheet(self._map)
+                with Panel(title="Ways to run", id="ways", classes="-bare"):
+                    yield Grid(view.WAYS, empty=self._no_ways, id="way-list")
         yield JobPanel(id="job")
 
     def home(self) -> Widget | None:
@@ -109,6 +122,9 @@ class Tune(PlaceScreen):
         if self._read and self._file is None:
             return "Reading the result..."
         return "No search has ended yet.\nr  starts one: choose a model and a text first"
+
+    def _no_ways(self) -> str:
+        return "This search timed nothing." if self._file else ""
 
     # -- drawing ----------------------------------------------------------------------------------------------------
     def show(self, board: Board) -> None:
@@ -163,8 +179,11 @@ class Tune(PlaceScreen):
     def _draw(self) -> None:
         """Table and pictures."""
         points = self._file.points if self._file else ()
-        grid = self.query_one(Grid)
-        grid.show(view.rows(points, self.wish(), frontier_only=self._frontier_only))
+        self._points.show(view.rows(points, self.wish(), frontier_only=self._frontier_only))
+        runs = self._file.runs if self._file else ()
+        self.query_one("#way-list", Grid).show(view.way_rows(runs))
+        self.set_class(not runs, "-untimed")
+        self.query_one("#ways", Panel).entitle("Ways to run", *view.ways_title(self._file))
         self.after_filter()
         self._draw_pictures()
 
@@ -178,10 +197,11 @@ class Tune(PlaceScreen):
         self.query_one("#map", Panel).entitle(what, "1e-5 nats, predicted")
 
     def after_filter(self) -> None:
-        grid, panel = self.query_one(Grid), self.query_one("#frontier", Panel)
+        grid, panel = self._points, self.query_one("#frontier", Panel)
         found = f"filter: {grid.filter_text}" if grid.filter_text else ""
         panel.entitle("Frontier", *(view.summary(self._file) if self._file else ()), found)
-        panel.footnote("frontier only" if self._frontier_only else "* none is both smaller and closer")
+        note = view.left_out(self._file) if self._file else ""
+        panel.footnote("frontier only" if self._frontier_only else "* none is both smaller and closer", note)
 
     def _plot(self, width: int, height: int) -> list[Line]:
         if self._file is None:
@@ -230,9 +250,21 @@ class Tune(PlaceScreen):
         return self.board.model(self.query_one(Fields)["source"])
 
     @property
+    def _points(self) -> Grid:
+        return self.query_one("#points", Grid)
+
+    @property
+    def way(self) -> Run | None:
+        """The way to run under the cursor, where the keys go there."""
+        grid = self.query_one("#way-list", Grid)
+        runs = self._file.runs if self._file else ()
+        key = grid.cursor if self.focused is grid else None
+        return runs[int(key)] if key is not None and int(key) < len(runs) else None
+
+    @property
     def point(self) -> Point | None:
         """The point under the cursor."""
-        key = self.query_one(Grid).cursor
+        key = self._points.cursor
         points = self._file.points if self._file else ()
         return points[int(key)] if key is not None and key.isdigit() and int(key) < len(points) else None
 
@@ -262,7 +294,7 @@ class Tune(PlaceScreen):
         choices = [Choice(shown, shown, box.notes.get(shown, "")) for shown in box.choices if shown]
         self.app.push_screen(Choose(box.label.capitalize(), choices, current=box.value), take)
 
-    @on(Grid.Moved)
+    @on(Grid.Moved, "#points")
     def _moved(self) -> None:
         self._draw_pictures()
 
@@ -333,7 +365,7 @@ class Tune(PlaceScreen):
         self._draw_pictures()
 
     def action_view(self) -> None:
-        """Table, plot or map."""
+        """Table, plot, map or ways to run."""
         self._view = (self._view + 1) % len(_VIEWS)
         for name in _VIEWS:
             self.set_class(name == _VIEWS[self._view], name)
@@ -356,9 +388,11 @@ class Tune(PlaceScreen):
         self.action_details()
 
     def action_details(self) -> None:
-        """Every figure."""
-        point = self.point
-        if point is not None:
+        """Every figure of what the cursor is on."""
+        point, way = self.point, self.way
+        if way is not None:
+            self.app.push_screen(Facts(f"A way to run {way.label}", view.way_facts(way)))
+        elif point is not None:
             self.app.push_screen(Facts(point.label, view.facts(point)))
 
     def open_key(self, key: str) -> None:
@@ -372,7 +406,9 @@ class Tune(PlaceScreen):
             self._offer(self.board)
 
     def copy_text(self) -> tuple[str, str]:
-        point = self.point
+        point, way = self.point, self.way
+        if way is not None:
+            return view.way_flags(way), "Flags"
         if point is None:
             return "", ""
         lines = [f"^{name}$={kind.lower()}" for name, kind in (point.mix or {}).items()]

@@ -6,11 +6,20 @@ Invariant: what was not measured is a dash and never ranked; what is predicted i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from lathe.engine.jobs.values import FINAL, Job
 from lathe.engine.states import Fit, Forecast
-from lathe.engine.steps import ConvertStep, ImatrixStep, KldStep, PerplexityStep, QuantizeStep, TuneStep
+from lathe.engine.steps import (
+    ConvertStep,
+    ImatrixStep,
+    KldStep,
+    OnnxQuantizeStep,
+    PerplexityStep,
+    QuantizeStep,
+    TuneStep,
+)
 from lathe.quantize.types import FILE_TYPES
 from lathe.store.models import ModelEntry
 from lathe.tui import formats
@@ -38,20 +47,33 @@ COLUMNS = (
 )
 FULL_BITS = 15.9
 """Bits per weight from which a file counts as full precision."""
-WORK = (ConvertStep, QuantizeStep, ImatrixStep, PerplexityStep, KldStep)
+WORK = (ConvertStep, QuantizeStep, OnnxQuantizeStep, ImatrixStep, PerplexityStep, KldStep)
 """Steps whose progress belongs to this place."""
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?)B?", re.IGNORECASE)
 _PARTS = ("part1", "part2", "part3")
 
 
 def sources(models: Sequence[ModelEntry]) -> list[ModelEntry]:
-    """What can be converted or quantized, by name."""
-    found = [entry for entry in models if entry.format in ("gguf", "safetensors", "ggml") and not entry.missing]
-    return [entry for entry in found if not card_of(entry).adapter and card_of(entry).kind == "model"]
+    """What can be converted or quantized, by name; adapters where they can still become something else."""
+    found = [entry for entry in models if entry.format in ("gguf", "safetensors", "ggml", "onnx") and not entry.missing]
+    return [
+        entry
+        for entry in found
+        if (entry.format == "safetensors" if card_of(entry).adapter else card_of(entry).kind == "model")
+    ]
+
+
+def checkpoints(models: Sequence[ModelEntry]) -> list[ModelEntry]:
+    """What an adapter can have been trained on."""
+    return [entry for entry in sources(models) if entry.format == "safetensors" and not card_of(entry).adapter]
 
 
 def source_notes(models: Sequence[ModelEntry]) -> dict[str, str]:
     """A few words about each, for a list."""
-    return {entry.name: f"{entry.format}  {formats.long_size(entry.bytes)}" for entry in models}
+    return {
+        entry.name: f"{'adapter' if card_of(entry).adapter else entry.format}  {formats.long_size(entry.bytes)}"
+        for entry in models
+    }
 
 
 def type_notes() -> dict[str, str]:
@@ -283,29 +305,115 @@ def _mix(mix: Mapping[str, int], width: int, glyphs: Glyphs) -> list[Line]:
 
 
 # -- command lines ----------------------------------------------------------------------------------------------------
-def words_of(step: ConvertStep | QuantizeStep, name: str) -> list[str]:
-    """The command that does the same; `name` is the source's."""
-    if isinstance(step, ConvertStep):
-        words = ["lathe", "convert", name, "--to", step.to, "--outtype", step.outtype]
-    else:
-        words = ["lathe", "quantize", name, "--type", step.type]
-        words += ["--imatrix", step.imatrix] if step.imatrix else []
-        words += [part for item in step.tensor_types.items() for part in ("--tensor-type", "=".join(item))]
-        words += ["--output-tensor-type", step.output_tensor_type] if step.output_tensor_type else []
-        words += ["--token-embedding-type", step.token_embedding_type] if step.token_embedding_type else []
-        words += ["--pure"] * step.pure + ["--allow-requantize"] * step.allow_requantize
+def words_of(step: ConvertStep | QuantizeStep | OnnxQuantizeStep, name: str, base: str | None = None) -> list[str]:
+    """The command that does the same; `name` is the source's, `base` that of an adapter's checkpoint."""
+    match step:
+        case ConvertStep():
+            words = _convert_words(step, name, base)
+        case OnnxQuantizeStep():
+            words = _onnx_words(step, name)
+        case _:
+            words = ["lathe", "quantize", name, "--type", step.type]
+            words += ["--imatrix", step.imatrix] if step.imatrix else []
+            words += [part for item in step.tensor_types.items() for part in ("--tensor-type", "=".join(item))]
+            words += ["--output-tensor-type", step.output_tensor_type] if step.output_tensor_type else []
+            words += ["--token-embedding-type", step.token_embedding_type] if step.token_embedding_type else []
+            words += [part for layer in step.prune_layers for part in ("--prune-layer", str(layer))]
+            words += ["--pure"] * step.pure + ["--keep-split"] * step.keep_split
+            words += ["--allow-requantize"] * step.allow_requantize
     return words + (["--name", step.name] if step.name else [])
 
 
+def _convert_words(step: ConvertStep, name: str, base: str | None) -> list[str]:
+    defaults = ConvertStep(model="")
+    words = ["lathe", "convert", name, "--to", step.to, "--outtype", step.outtype]
+    words += ["--base", base or step.base] if step.base else []
+    words += ["--split-max-bytes", str(step.split_max_bytes)] if step.split_max_bytes else []
+    words += [] if step.parity else ["--no-parity"]
+    words += ["--task", step.task] if step.task != defaults.task else []
+    words += ["--opset", str(step.opset)] if step.opset else []
+    if step.legacy_context != defaults.legacy_context:
+        words += ["--legacy-context", str(step.legacy_context)]
+    if step.legacy_epsilon != defaults.legacy_epsilon:
+        words += ["--legacy-epsilon", f"{step.legacy_epsilon:g}"]
+    return words
+
+
+def _onnx_words(step: OnnxQuantizeStep, name: str) -> list[str]:
+    defaults = OnnxQuantizeStep(model="")
+    words = ["lathe", "quantize", name, "--type", step.mode]
+    words += ["--text", step.text] if step.text else []
+    words += [] if step.per_channel else ["--per-tensor"]
+    words += ["--reduce-range"] * step.reduce_range + ["--asymmetric"] * (not step.symmetric)
+    for flag, value, usual in (
+        ("--block-size", step.block_size, defaults.block_size),
+        ("--calibration", step.calibration, defaults.calibration),
+        ("--samples", step.samples, defaults.samples),
+        ("--sample-tokens", step.sample_tokens, defaults.sample_tokens),
+    ):
+        words += [flag, str(value)] if value != usual else []
+    words += [part for operator in step.operators for part in ("--op", operator)]
+    return words + [part for pattern in step.exclude for part in ("--exclude", pattern)]
+
+
+# -- what stands in fields --------------------------------------------------------------------------------------------
 def overrides(text: str) -> dict[str, str]:
     """`ffn_down=q6_K, attn_v=q5_K` as tensor types.
 
     Raises:
         ValueError: a part that is no `REGEX=TYPE`."""
     found: dict[str, str] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
+    for part in listed(text):
         pattern, equals, kind = part.rpartition("=")
         if not equals or not pattern or not kind:
             raise ValueError(f"{one_line(part, 40)!r} is no REGEX=TYPE")
         found[pattern.strip()] = kind.strip()
     return found
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """What commas separate."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def layers(text: str) -> tuple[int, ...]:
+    """`12, 13` as numbers.
+
+    Raises:
+        ValueError: a part that is none."""
+    wrong = next((part for part in listed(text) if not (part.isascii() and part.isdigit())), None)
+    if wrong is not None:
+        raise ValueError(f"{one_line(wrong, 40)!r} is no layer's number")
+    return tuple(int(part) for part in listed(text))
+
+
+def layers_check(text: str) -> str:
+    """What is wrong with a list of layers; empty: nothing."""
+    try:
+        layers(text)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def bytes_of(text: str) -> int:
+    """`4GB`, `2.5GiB` or a number, in bytes.
+
+    Raises:
+        ValueError: it is no size."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{one_line(text, 40)!r} is no size, such as 4GB")
+    size = int(float(found[1]) * (1024 if found[3] else 1000) ** ("KMGT".find(found[2].upper()) + 1 if found[2] else 0))
+    if size < 1:
+        raise ValueError("a file has at least a byte")
+    return size
+
+
+def size_check(text: str) -> str:
+    """What is wrong with a size that may be left out; empty: nothing."""
+    try:
+        bytes_of(text or "1")
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lathe.engine.tune.frontier import Point, Wish, pareto
+from lathe.engine.tune.halving import Run
 from lathe.tui import formats
 from lathe.tui.glyphs import Glyphs
 from lathe.tui.views.quantize import closeness
@@ -35,7 +36,24 @@ COLUMNS = (
     Column("tok/s", ">", least=5, sort="speed"),
     Column("prompt/s", ">", rank=7, least=6),
     Column("load", ">", rank=8, least=6),
+    Column("peak", ">", rank=9, least=5, sort="peak"),
 )
+WAYS = (
+    Column("", least=1, most=1),
+    Column("KV cache", least=4, most=8, sort="kv"),
+    Column("threads", ">", least=2, sort="threads"),
+    Column("batch", ">", least=3, sort="batch"),
+    Column("on GPU", ">", rank=6, least=3, sort="layers"),
+    Column("tok/s", ">", least=5, sort="speed"),
+    Column("prompt/s", ">", least=5, sort="prompt"),
+    Column("KLD", ">", rank=5, least=7, sort="kld"),
+    Column("99.9 %", ">", rank=7, least=6),
+    Column("peak", ">", rank=2, least=5, sort="peak"),
+    Column("load", ">", rank=3, least=6, sort="load"),
+    Column("rounds", ">", rank=8, least=2),
+    Column("", rank=4, least=8, most=40, flex=True),
+)
+"""How the chosen file was run: types of the KV cache, threads, batch, layers on the accelerator."""
 _LAYER = re.compile(r"blk\.(\d+)\.(.+?)(?:\.weight)?")
 _INKS = ("faint", "dim", "text", "accent", "warn", "bad")
 """Of the map, from harmless to costly."""
@@ -76,10 +94,12 @@ def _row(number: int, point: Point, star: bool, granted: bool) -> Row:
         (formats.rate(point.tokens_per_s), ink),
         (formats.rate(point.prompt_tokens_per_s), "dim"),
         (formats.latency(point.load_s), "dim"),
+        (formats.size(point.peak_bytes), "dim"),
     )
     fields: dict[str, str | float | None] = {
         "file": point.label, "size": point.bytes / 1024**2, "bits": point.bits_per_weight, "kld": point.kld,
         "top": point.same_top, "ppl": point.perplexity, "speed": point.tokens_per_s,
+        "peak": point.peak_bytes,
         "mix": "yes" if point.mix else "no", "best": "yes" if star else "no", "fits": "yes" if granted else "no",
     }  # fmt: skip
     return Row(str(number), cells, fields)
@@ -108,6 +128,7 @@ def facts(point: Point) -> list[tuple[str, str]]:
         ("generation", f"{formats.rate(point.tokens_per_s)} tok/s"),
         ("prompt", f"{formats.rate(point.prompt_tokens_per_s)} tok/s"),
         ("load", formats.latency(point.load_s)),
+        ("peak memory", formats.long_size(point.peak_bytes)),
     ]
     if point.mix:
         counts: dict[str, int] = {}
@@ -116,6 +137,78 @@ def facts(point: Point) -> list[tuple[str, str]]:
         ranked = sorted(counts.items(), key=lambda item: -item[1])
         found.append(("tensors", "  ".join(f"{count} {kind}" for kind, count in ranked)))
     return found
+
+
+# -- ways to run ------------------------------------------------------------------------------------------------------
+def way_rows(runs: Sequence[Run]) -> list[Row]:
+    """Ways to run the file, the best first; those that were dropped early are dim, those that failed say why."""
+    most = max((run.rounds for run in runs), default=0)
+    return [_way(number, run, most) for number, run in enumerate(runs)]
+
+
+def _way(number: int, run: Run, most: int) -> Row:
+    first = number == 0 and not run.problem
+    ink = "bad" if run.problem else "value" if first else "text" if run.rounds == most else "dim"
+    words = run.problem or ("" if run.rounds == most else f"left after round {run.rounds}")
+    cells: tuple[Cell, ...] = (
+        ("*" if first else " ", "good"),
+        (run.kv_type, ink),
+        (str(run.threads), ink),
+        (str(run.batch), ink),
+        ("all" if run.gpu_layers < 0 else str(run.gpu_layers), ink),
+        (formats.rate(run.tokens_per_s), ink),
+        (formats.rate(run.prompt_tokens_per_s), ink),
+        (closeness(run.kld), "dim"),
+        (closeness(run.kld_99_9), "dim"),
+        (formats.size(run.peak_bytes), ink),
+        (formats.latency(run.load_s), "dim"),
+        (str(run.rounds), "dim"),
+        (words, "bad" if run.problem else "faint"),
+    )
+    fields: dict[str, str | float | None] = {
+        "kv": run.kv_type, "threads": run.threads, "batch": run.batch, "layers": run.gpu_layers,
+        "speed": run.tokens_per_s, "prompt": run.prompt_tokens_per_s, "kld": run.kld, "peak": run.peak_bytes,
+        "load": run.load_s, "problem": run.problem,
+    }  # fmt: skip
+    return Row(str(number), cells, fields)
+
+
+def way_facts(run: Run) -> list[tuple[str, str]]:
+    """Everything about a way, to read."""
+    return [
+        ("file", run.label),
+        ("KV cache", run.kv_type),
+        ("threads", str(run.threads)),
+        ("batch", f"{run.batch} tokens of a prompt at once"),
+        ("layers on GPU", "all" if run.gpu_layers < 0 else str(run.gpu_layers)),
+        ("generation", f"{formats.rate(run.tokens_per_s)} tok/s"),
+        ("prompt", f"{formats.rate(run.prompt_tokens_per_s)} tok/s"),
+        ("load", formats.latency(run.load_s)),
+        ("peak memory", formats.long_size(run.peak_bytes)),
+        ("mean KLD", formats.NONE if run.kld is None else f"{run.kld:.6f}"),
+        ("99.9 % KLD", formats.NONE if run.kld_99_9 is None else f"{run.kld_99_9:.5f}"),
+        ("trials", str(run.rounds)),
+        ("flags", way_flags(run)),
+        *([("problem", run.problem)] if run.problem else []),
+    ]
+
+
+def way_flags(run: Run) -> str:
+    """A way as the flags of `lathe serve`."""
+    return f"--kv-type {run.kv_type} --threads {run.threads} --gpu-layers {run.gpu_layers}"
+
+
+def ways_title(file: FrontierFile | None) -> tuple[str, ...]:
+    """Of which file, and in which order."""
+    return (file.runs[0].label, "best first") if file is not None and file.runs else ()
+
+
+def left_out(file: FrontierFile) -> str:
+    """What there was no time for, in few words."""
+    if file.seconds is None:
+        return ""
+    took = f"took {formats.duration(file.seconds)}"
+    return f"{took}, {formats.many(len(file.left_out), 'thing')} left out" if file.left_out else took
 
 
 def summary(file: FrontierFile) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ def test_the_better_half_gets_longer_trials() -> None:
         return timing(speeds(way))
 
     candidates = ways(("f16", "q8_0"), (1, 2, 3, 4), (512,), (0,))
-    found = halve("file", candidates, attempt, in_time=lambda: True)
+    found = halve("file", candidates, attempt, in_time=lambda trials: True)
     assert len(found) == 8
     assert (found[0].threads, found[0].kv_type) == (4, "f16")
     assert [one.rounds for one in found] == [4, 4, 2, 2, 1, 1, 1, 1]
@@ -40,16 +40,22 @@ def test_a_way_that_crashes_is_last_and_says_why() -> None:
             raise CrashedError("no such device")
         return timing(1.0)
 
-    found = halve("file", ways(("f16",), (1,), (128,), (-1, 0)), attempt, in_time=lambda: True)
+    found = halve("file", ways(("f16",), (1,), (128,), (-1, 0)), attempt, in_time=lambda trials: True)
     assert [(one.gpu_layers, one.problem) for one in found] == [(0, ""), (-1, "no such device")]
     assert found[0].rounds == 1, "a way without rivals needs no second trial"
 
 
-def test_without_time_the_first_round_decides() -> None:
+def test_without_time_one_way_is_tried() -> None:
     found = halve("file", ways(("f16",), (1, 2, 4), (128,), (0,)), lambda way, *_: timing(speeds(way)),
-                  in_time=lambda: False)  # fmt: skip
-    assert [one.threads for one in found] == [4, 2, 1]
-    assert {one.rounds for one in found} == {1}
+                  in_time=lambda trials: False)  # fmt: skip
+    assert [(one.threads, one.rounds) for one in found] == [(1, 1)], "one way is always tried"
+
+
+def test_ways_that_there_is_no_time_for_are_not_listed() -> None:
+    allowed = iter([True, False, False, False])
+    found = halve("file", ways(("f16",), (1, 2, 3, 4), (128,), (0,)), lambda way, *_: timing(speeds(way)),
+                  in_time=lambda trials: next(allowed))  # fmt: skip
+    assert [one.threads for one in found] == [2, 1]
 
 
 @pytest.mark.native

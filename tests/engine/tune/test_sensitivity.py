@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from lathe.engine.measure.chunks import Chunks, read_text
 from lathe.engine.measure.imatrix import collect
 from lathe.engine.native.llama import LlamaContext, LlamaModel
 from lathe.engine.tune import yardstick as yardstick_module
+from lathe.engine.tune.clock import Clock
 from lathe.engine.tune.search import Search
 from lathe.engine.tune.sensitivity import Anchor, Measurements, costs, groups, kinds_for, tensors_of
 from lathe.engine.tune.yardstick import Yardstick
@@ -196,6 +196,14 @@ def test_the_rule_recovers_what_made_the_measurements() -> None:
     assert found == {kind: pytest.approx(value, rel=1e-6) for kind, value in truth.items()}
 
 
+def test_what_was_not_measured_is_ranked_by_its_error_and_what_was_not_computed_by_its_bits() -> None:
+    errors = {"a": {"Q4_K": 3.0, "Q3_K": 12.0}, "b": {"Q4_K": 1.0}, "c": {"Q4_K": 2.0}}
+    found = costs(Measurements(anchors=[Anchor(("a",), "Q4_K", 0.3)], errors=errors), ("Q3_K", "Q4_K", "Q8_0"))
+    assert found["b"]["Q4_K"] == pytest.approx(0.1)
+    assert found["b"]["Q3_K"] == pytest.approx(0.4), "as the other tensor's error grows"
+    assert 0 < found["c"]["Q8_0"] < found["c"]["Q4_K"] / 100
+
+
 def test_a_group_shares_its_cost_by_error() -> None:
     errors = {"a": {"Q4_K": 3.0, "Q3_K": 12.0}, "b": {"Q4_K": 1.0, "Q3_K": 4.0}}
     found = costs(Measurements(anchors=[Anchor(("a", "b"), "Q4_K", 0.4)], errors=errors))
@@ -216,7 +224,7 @@ def test_a_search_beats_one_type_for_all_and_goes_on_where_it_stopped(
             yardstick,
             tmp_path / "measured.json",
             kinds=KINDS,
-            until=time.monotonic() + 600,
+            clock=Clock(600),
             progress=lambda label, done, total: heard.append(label),
         )
 
