@@ -6,6 +6,7 @@ embedded checkpoint once per session.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -13,9 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples each time, so that a red run is the fault of what changed; LATHE_EXPLORE=1 draws new ones. How long
+# an example takes says more about what else the machine does than about the code.
+settings.register_profile(
+    "suite", deadline=None, derandomize="LATHE_EXPLORE" not in os.environ, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
 
 SHARED = Path(os.environ.get("LATHE_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 """Development data beside the checkout; tests that use it skip where it is missing."""
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected lives to the end: collections of garbage need not walk through it each time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)

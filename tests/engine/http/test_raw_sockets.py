@@ -253,7 +253,7 @@ async def test_a_client_that_leaves_frees_its_stream(way: str, stage: str) -> No
             writer.transport.abort()
         else:
             writer.close()
-        await until(lambda: workbench.open == 0, 1.0)
+        await until(lambda: workbench.open == 0)
         writer.close()
         await until(lambda: served.server.state.requests_active == 0)
         assert " 499 " in served.log[-1]
@@ -268,7 +268,7 @@ async def test_a_client_that_leaves_before_a_whole_answer_frees_its_stream() -> 
         writer.write(chat_request(body=body))
         await until(lambda: workbench.open == 1)
         writer.close()
-        await until(lambda: workbench.open == 0, 1.0)
+        await until(lambda: workbench.open == 0)
 
 
 @pytest.mark.parametrize("sent", [1, 30, -1, -len(CHAT)])
@@ -294,7 +294,7 @@ async def test_only_the_stream_of_the_one_who_left_ends() -> None:
         writer.write(chat_request())
         await until(lambda: workbench.open == 2)
         writer.close()
-        await until(lambda: workbench.open == 1, 1.0)
+        await until(lambda: workbench.open == 1)
         workbench.held.set()
         assert (await staying)[-1] == "data: [DONE]"
 

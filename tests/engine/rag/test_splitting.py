@@ -118,8 +118,8 @@ def test_one_endless_line_is_cut_without_counting_it_whole(line: str) -> None:
         longest = max(longest, *map(len, texts), 0)
         return [1 + len(text) // 4 for text in texts]
 
-    began = time.monotonic()
+    began = time.process_time()
     passages = make(200, count=count).split(parsed(Piece(line)))
     assert sum(len(p.text) for p in passages) >= len(line.strip()) * 0.6
     assert longest <= 200 * 12
-    assert time.monotonic() - began < 60
+    assert time.process_time() - began < 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Iterator, Mapping
 
@@ -150,13 +151,19 @@ BOMBS = {
 }
 
 
+def _spent_by_children() -> float:
+    """Processor seconds of helpers that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_costs_one_error_and_the_next_render_works(renderer: Renderer, name: str) -> None:
-    begun = time.monotonic()
+    before = _spent_by_children()
     with pytest.raises(UsageError) as refused:
         chat(BOMBS[name], renderer).render([Message("user", "x")])
     assert "limits" in refused.value.message
-    assert time.monotonic() - begun < 30
+    assert _spent_by_children() - before < 10
     assert chat(CHATML, renderer).render([Message("user", "hi")]).text.startswith("<|im_start|>user\nhi")
 
 
