@@ -81,10 +81,12 @@ async def ask(workbench: Workbench, searcher: Searcher, request: AskRequest) -> 
 async def _weak(searcher: Searcher, question: str, result: SearchResult) -> bool:
     """Whether neither source found anything that stands out."""
     best = max((hit.sources["dense"].score for hit in result.hits if "dense" in hit.sources), default=None)
-    if best is not None and searcher.embedder is not None:
-        [vector] = await searcher.embedder.embed([question], "query")
-        if stands_out(vector, best, await searcher.unrelated()):
-            return False
+    if (
+        best is not None
+        and searcher.embedder is not None
+        and stands_out(await searcher.embedded(question), best, await searcher.unrelated())
+    ):
+        return False
     by_words = [hit.passage.id for hit in result.hits if "bm25" in hit.sources]
     for passage in by_words[:3]:
         if await asyncio.to_thread(covered, searcher.store, question, passage) >= COVERAGE:

@@ -261,10 +261,10 @@ class Builder:
 
     async def _tell(self) -> None:
         progress = self._progress
-        rate = f", {self._embedded / self._embed_seconds:.0f}/s" if self._embed_seconds > 1 else ""
+        rate = f" {self._embedded / self._embed_seconds:.0f}/s" if self._embed_seconds > 1 else ""
         if self._reading:
             total = progress.files_total if progress.walked else None
-            label = f"reading, {self._embedded} passages embedded{rate}" if self._embedder is not None else "reading"
+            label = f"reading, {self._embedded} embedded{rate}" if self._embedder is not None else "reading"
             await self._report(label, progress.files_done, total, "file")
         else:
             await self._report(f"embedding{rate}", self._embedded, self._embedded + self._pending, "passage")

@@ -51,6 +51,9 @@ class Searcher:
         self._number = column
         self._workbench = workbench
         self._unrelated: tuple[str, Matrix] | None = None
+        self._embedded: tuple[str, str, Vector] | None = None
+        """Embedder, question and vector of the newest question: an ask needs it twice, and a build may keep the model
+        busy."""
 
     async def unrelated(self) -> Matrix:
         """Vectors of unrelated text by this embedder, computed once."""
@@ -58,6 +61,15 @@ class Searcher:
         if self._unrelated is None or self._unrelated[0] != self.embedder.identity.sha256:
             self._unrelated = (self.embedder.identity.sha256, await background(self.embedder))
         return self._unrelated[1]
+
+    async def embedded(self, query: str) -> Vector:
+        """The vector of a question."""
+        assert self.embedder is not None
+        sha256, held = self.embedder.identity.sha256, self._embedded
+        if held is None or held[:2] != (sha256, query):
+            [vector] = await self.embedder.embed([query], "query")
+            self._embedded = held = (sha256, query, vector)
+        return held[2]
 
     async def search(self, request: SearchRequest) -> SearchResult:
         """Answer one question; leaving the call ends its reads."""
@@ -73,8 +85,7 @@ class Searcher:
                 raise UnavailableError(problem, hint="search with `--mode bm25`, or embed the store")
             mode, note = "bm25", f"{problem}: searched by words alone"
         if mode != "bm25":
-            assert self.embedder is not None
-            [vector] = await self.embedder.embed([request.query], "query")
+            vector = await self.embedded(request.query)
             timings["embed"] = time.monotonic() - began
         left = threading.Event()
         try:

@@ -29,6 +29,8 @@ HITS = (
     Column("text", least=12, most=200, flex=True),
 )
 _CITATION = re.compile(r"\[(\d{1,3})\]")
+_BLANKS = re.compile(r"\n(?:[ \t]*\n){2,}")
+"""More than one empty line, which weak models write by the dozen, would push what follows out of sight."""
 _FULL_NATS = 3.0
 """Nats per token that fill a support bar."""
 _KEPT = 20_000
@@ -87,7 +89,7 @@ def answer_lines(
     """The answer, then the support of each of its sentences."""
     numbers = {citation.number for citation in given}
     lines: list[Line] = []
-    for paragraph in clean(text[:_KEPT]).split("\n"):
+    for paragraph in _BLANKS.sub("\n\n", clean(text[:_KEPT])).strip("\n").split("\n"):
         lines += [_cited(line, numbers) for line in wrap(paragraph, width, "text", 10_000)] if paragraph else [[]]
     if answered is not None and not answered.in_documents:
         lines += [[], [(f"{glyphs.warn} Not in the documents: ", "warn"),

@@ -37,7 +37,7 @@ def detail(job: Job, now: float, width: int, height: int, glyphs: Glyphs) -> lis
                 if progress.unit == "B"
                 else f"  {progress.done:.0f} of {progress.total:.0f} {progress.unit}"
             )
-        head = f"{stage}{one_line(progress.label, 24)}{counts}"
+        head = f"{stage}{one_line(progress.label, max(24, room // 3))}{counts}"
         tail = f" {formats.percent(progress.fraction)} "
         lines.append(
             [

@@ -5,6 +5,7 @@ Paths, titles and passages are foreign text. Invariant: what is not known (no ve
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -228,8 +229,11 @@ def report_lines(report: QualityReport, width: int, glyphs: Glyphs) -> list[Line
         [],
     ]  # fmt: skip
     lines += _lengths(report, width, glyphs)
+    kinds: Counter[str] = Counter()
+    for name, count in report.formats.items():
+        kinds[kind_of(name)] += count
     for title, counts in (
-        ("Formats", report.formats), ("Languages", report.languages), ("Encodings", report.encodings),
+        ("Formats", kinds), ("Languages", report.languages), ("Encodings", report.encodings),
         ("Files without text", report.problems), ("Findings", report.flags),
     ):  # fmt: skip
         if counts:
