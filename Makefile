@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SHELL  := /bin/bash
+# Processes that share the tests; 0: all in one. `make test TESTERS=2` uses two cores.
+TESTERS ?= 0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check test bench format wheel clean
@@ -44,7 +46,7 @@ check: $(VENV)/.dev ## Format, lint, types, import contracts
 	@echo "longest files:"; git ls-files '*.py' | xargs wc -l | sort -rn | sed -n '2,11p'
 
 test: check ## Run every test (checks included)
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(TESTERS) --dist worksteal
 
 bench: $(VENV)/.dev ## Measure against the peers; benchmarks/README.md says how to build them
 	$(BIN)/python benchmarks/run.py
