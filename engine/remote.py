@@ -1,7 +1,7 @@
 """The socket's front end: a `Workbench` whose engine is another process.
 
-Invariant: when the engine goes away every pending call and stream ends with `UnavailableError` (`EngineStopped` where it
-said so), and nothing waits for ever.
+Invariant: when the engine goes away every pending call and stream ends with `UnavailableError` (`EngineStopped` where
+it said so), and nothing waits for ever.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ is written.
 from __future__ import annotations
 
 import ctypes
-import itertools
 import os
 import re
 import tempfile
@@ -24,7 +23,6 @@ import numpy.typing as npt
 from lathe.quantize import layout, libllama, plan
 from lathe.quantize.artefact import file_sha256, new_artefact
 from lathe.quantize.errors import GgufError, InputMissing, OutputError, QuantizeError, UnsupportedError
-from lathe.quantize.follower import Follower
 from lathe.quantize.gguf.header import read_header, read_sharded
 from lathe.quantize.gguf.values import GgufHeader
 from lathe.quantize.imatrix import Imatrix, read_imatrix
@@ -74,17 +72,12 @@ def quantize_gguf(
             stack.enter_context(new_artefact(name, inputs=inputs, expected_bytes=size, force=force))
             for name, size in zip(names, planned.files, strict=True)
         ]
-        # Split outputs are few, and each has a head of its own: they are hashed when they are there.
-        followers = [] if options.keep_split else [Follower(parts[0], request.head(planned), planned.bytes)]
-        for follower in followers:
-            stack.enter_context(follower)
         started = time.monotonic()
         with _native_name(parts, options.keep_split) as target:
-            request.run(target, _progress(planned, followers, report or silent))
+            request.run(target, _progress(planned, report or silent))
         seconds = time.monotonic() - started
         _verify(parts, planned)
-        followed = [follower.digest() for follower in followers] or [None] * len(parts)
-        digests = tuple(known or file_sha256(part, report) for known, part in zip(followed, parts, strict=True))
+        digests = tuple(file_sha256(part, report) for part in parts)
     return QuantizeReport(files=tuple(names), sha256=digests, plan=planned, seconds=seconds)
 
 
@@ -130,10 +123,6 @@ class _Request:
             files=layout.file_sizes(tensors, self._headers[0], self._overrides, options.keep_split),
             warnings=(*fallbacks, *(f"the pattern {pattern!r} matches no tensor" for pattern in unused)),
         )
-
-    def head(self, planned: QuantPlan) -> bytes:
-        """What the file will begin with."""
-        return layout.foreseen_head(planned, self._headers[0], self._overrides, self._options)
 
     def run(self, target: Path, heard: libllama.LogCallback) -> None:
         """Write the output; `heard` gets each line of llama.cpp's log."""
@@ -256,19 +245,14 @@ def _native_name(parts: Sequence[Path], keep_split: bool) -> Iterator[Path]:
         yield Path(folder, "out")
 
 
-def _progress(planned: QuantPlan, followers: Sequence[Follower], report: Report) -> libllama.LogCallback:
-    """What each line of llama.cpp's log tells: a tensor is begun, so those before it are written."""
+def _progress(planned: QuantPlan, report: Report) -> libllama.LogCallback:
     total = len(planned.tensors)
-    ends = list(itertools.accumulate((layout.padded_bytes(tensor) for tensor in planned.tensors), initial=0))
-    head = planned.bytes - ends[-1]
     report(planned.tensors[0].name, 0, total, "tensor")
 
     def heard(_level: libllama.Level, line: str) -> None:
         if found := _LINE_OF_TENSOR.match(line):
             done = int(found[1])
             report(planned.tensors[min(done, total - 1)].name, done, total, "tensor")
-            for follower in followers:
-                follower.written(head + ends[min(done, total) - 1])
 
     return heard
 

@@ -51,8 +51,8 @@ def test_the_statistics_are_those_of_llama_perplexity(base: LlamaModel, quantize
     """Its figures for the embedded model in F16 and Q4_0, `-c 128 --chunks 12 --kl-divergence`.
 
     Its base file keeps 16 nats in 16 bits, so the last digits differ. Products of quantized rows are rounded otherwise
-    by other processors, in llama-perplexity as here: with and without AVX-512 its own figures differ by as much as these
-    margins allow (maximum 0.415 and 0.394, same top 0.872 and 0.878), and ours follow them."""
+    by other processors, in llama-perplexity as here: with and without AVX-512 its own figures differ by as much as
+    these margins allow (maximum 0.415 and 0.394, same top 0.872 and 0.878), and ours follow them."""
     found = compare(base, quantized, chunked.cut(base, TEXT, 128, 12))
     assert found.tokens == 12 * 63
     assert found.kld.value == pytest.approx(0.0420, rel=0.02)
