@@ -172,7 +172,7 @@ class LatheApp(App[None]):
             glyphs: `auto`, `unicode`, `blocks` or `ascii`; `auto` asks the setting, then locale and TERM.
             keymap: Binding id -> key.
             state_dir: Where the clipboard file and exports go; None: the workspace.
-            now: The clock of the status row.
+            now: The clock of the status row and of the log's own lines.
             mode: The place to open.
         """
         # Textual picks its NO_COLOR filter before a theme is set: grey, unless told that colours are the terminal's.
@@ -267,7 +267,7 @@ class LatheApp(App[None]):
 
     def detached(self, failure: Failure) -> None:
         """The engine is gone."""
-        self.board.note(LogLine(time.time(), "error", "front", f"engine lost: {failure.message}"))
+        self.board.note(LogLine(self.now(), "error", "front", f"engine lost: {failure.message}"))
         self.redraw()
 
     def happened(self, event: Event) -> None:
@@ -348,13 +348,13 @@ class LatheApp(App[None]):
     def report(self, failure: Failure, what: str = "") -> None:
         """Show an error as a toast and keep it in the log."""
         text = f"{what}: {failure.message}" if what and what not in failure.message else failure.message
-        self.board.note(LogLine(time.time(), "error", "front", f"{text} {failure.hint}".strip()))
+        self.board.note(LogLine(self.now(), "error", "front", f"{text} {failure.hint}".strip()))
         self.notify(f"{text}\n{failure.hint}".strip(), title=failure.code, severity="error", timeout=10)
         self._redraw_soon()
 
     def tell(self, text: str, severity: SeverityLevel = "information") -> None:
         """Say something in passing; it stays in the log."""
-        self.board.note(LogLine(time.time(), "info" if severity == "information" else "warn", "front", text))
+        self.board.note(LogLine(self.now(), "info" if severity == "information" else "warn", "front", text))
         self.notify(text, severity=severity, timeout=5)
 
     def notify(

@@ -259,7 +259,7 @@ def _recipe(step: TuneStep, name: str, model_digest: str, text_digest: str) -> d
     recipe: dict[str, Figure] = {
         "made_by": "tune", "source": name, "source_sha256": model_digest, "text_sha256": text_digest,
         "imatrix_sha256": file_sha256(Path(step.imatrix).expanduser()) if step.imatrix else None,
-        "minutes": step.minutes, "context": step.context, "chunks": step.chunks, "feedback": step.feedback,
+        "minutes": float(step.minutes), "context": step.context, "chunks": step.chunks, "feedback": step.feedback,
         "kinds": ",".join(step.kinds),
     }  # fmt: skip
     return recipe | tools()
