@@ -29,6 +29,7 @@ from typing import NamedTuple
 from _peers import TEXT, embedded_model, peer, repack_flags, run_for, table
 from _random_model import random_model
 from lathe.engine.generation import GenerationRequest, Sampling
+from lathe.engine.process import child_environment, eager_environment
 from lathe.engine.wire import Decoder, frame
 from lathe.engine.worker.messages import Done, Failed, FromWorker, Generate, Load, LoadOptions, Piece, Ready
 
@@ -74,6 +75,7 @@ class Worker:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "lathe.engine.worker.child", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
+                env=child_environment(eager_environment()),
             )  # fmt: skip
         self._decoder: Decoder[FromWorker] = Decoder(FromWorker)
         self._last_id = 0
@@ -113,7 +115,7 @@ class Worker:
                         continue
                     tokens += count
                     if message.id in last:
-                        gaps.append(now - last[message.id])
+                        gaps += [(now - last[message.id]) / count] * count  # tokens that come fast travel together
                     else:
                         first_token.append(now - started[message.id])
                     last[message.id] = now
