@@ -4,8 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SHELL  := /bin/bash
-# Processes that share the tests; `make test TESTERS=0`: all in one.
-TESTERS ?= 2
+# Processes that share the tests; 0: all in one. `make test TESTERS=2` is quicker where two cores are idle.
+TESTERS ?= 0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check test bench format wheel clean

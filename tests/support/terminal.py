@@ -63,6 +63,11 @@ class Terminal:
             assert left > 0, f"{word!r} was never written; the last was {self.output[-500:]!r}"
             assert self._take(left), f"it ended without writing {word!r}: {self.output[-500:]!r}"
 
+    def settle(self) -> None:
+        """Read until nothing is written for a moment: several key presses may be answered by one paint."""
+        while self._take(0.3):
+            pass
+
     def ended(self, limit_s: float = 30.0) -> int:
         """Wait for its end; the exit code, negative for a signal."""
         deadline = time.monotonic() + limit_s

@@ -212,7 +212,7 @@ async def test_sampling_and_system_prompt_reach_the_request() -> None:
         await until(pilot, lambda: FIRST in screen_text(app))
         for command in ("/set seed=7", "/system Be brief.", "/set temperature=0"):
             await _ask(app, pilot, command)
-            await pilot.pause()
+            await until(pilot, lambda: not app.screen.query_one(Prompt).text)
         await _ask(app, pilot, "Go")
         await until(pilot, lambda: bool(_asked(bench)) and _idle(app))
         request = _asked(bench)[0]

@@ -44,7 +44,7 @@ def test_no_color_means_no_colour() -> None:
         terminal.read_until("Dash")
         for key in "24079":
             terminal.press(key)
-            terminal.read_until("Dash")
+            terminal.settle()
         terminal.press("\x11")
         assert terminal.ended() == 0
         sequences = re.findall(rb"\x1b\[([0-9;:]*)m", terminal.output)
