@@ -158,7 +158,7 @@ class _Demo:
         )
 
     async def _serve(self, workbench: Workbench, variant: Variant, prompts: tuple[str, ...]) -> Outcome:
-        options = LoadOptions(context=512, slots=2)
+        options = LoadOptions(slots=2)
         step = ServeStep(model=variant.path, prompts=prompts, max_tokens=48, options=options)
         return await self._do(workbench, f"serve {variant.type}", step)
 
