@@ -178,6 +178,7 @@ async def test_every_action_is_a_step() -> None:
         place._stores = [REPLACE(place._stores[0], questions=3)]
         await pilot.press("b")
         await until(pilot, lambda: "Measure retrieval of" in screen_text(app))
+        await pilot.pause(0.2)  # its words are painted before the dialog has the keys
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(_submitted(bench)[-1], RagEvalStep))
         assert place._tab == "figures"
