@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -24,10 +25,10 @@ from lathe.quantize.convert.family import Rule
 from lathe.quantize.convert.hparams import Hparams
 from lathe.quantize.convert.identity import describe
 from lathe.quantize.convert.names import Names
-from lathe.quantize.convert.plan import PlannedTensor, plan_entry, refuse_stored
+from lathe.quantize.convert.plan import FilePlan, PlannedTensor, plan_entry, refuse_stored
 from lathe.quantize.convert.registry import family_of
 from lathe.quantize.convert.stream import encoded_pieces, refusing_faults
-from lathe.quantize.convert.writer import Encoding, Metadata, TensorEntry, f32, file_bytes, text, u32, write_gguf
+from lathe.quantize.convert.writer import Encoding, f32, text, u32, write_gguf
 from lathe.quantize.errors import CheckpointError, InputMissing, UnsupportedError
 from lathe.quantize.gguf.header import read_header
 from lathe.quantize.progress import Report, silent
@@ -57,31 +58,15 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
-class AdapterPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about the file that an adapter becomes but its values."""
+@dataclass(frozen=True, kw_only=True)
+class AdapterPlan(FilePlan):
+    """The file that an adapter becomes."""
 
     architecture: str
     kind: Encoding
     checkpoint: Checkpoint
     """The adapter's own tensors, under its base's configuration."""
     hparams: Hparams
-    tensors: tuple[PlannedTensor, ...]
-    metadata: Metadata
-
-    @property
-    def entries(self) -> list[TensorEntry]:
-        """The tensor table."""
-        return [tensor.entry for tensor in self.tensors]
-
-    @property
-    def parameters(self) -> int:
-        """Number of values."""
-        return sum(math.prod(entry.shape) for entry in self.entries)
-
-    @property
-    def bytes(self) -> int:
-        """Size of the file."""
-        return file_bytes(self.metadata, self.entries)
 
 
 def plan_adapter(source: Path, *, base: Path | None = None, outtype: OutType = "f16") -> AdapterPlan:

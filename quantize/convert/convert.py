@@ -20,7 +20,7 @@ from lathe.quantize.convert.conformance.conform import Conformance
 from lathe.quantize.convert.family import Family
 from lathe.quantize.convert.hparams import Hparams, shared_facts
 from lathe.quantize.convert.identity import describe
-from lathe.quantize.convert.plan import PlannedTensor, guess_outtype, plan_tensors
+from lathe.quantize.convert.plan import FilePlan, guess_outtype, plan_tensors
 from lathe.quantize.convert.pooling import pooling_facts
 from lathe.quantize.convert.registry import family_of
 from lathe.quantize.convert.rope import rope_facts
@@ -29,7 +29,7 @@ from lathe.quantize.convert.shards import GgufFiles
 from lathe.quantize.convert.stream import encoded_pieces, fault, refusing_faults
 from lathe.quantize.convert.vocabulary.choose import Draft, draft_vocabulary
 from lathe.quantize.convert.vocabulary.settle import settle
-from lathe.quantize.convert.writer import Encoding, Metadata, TensorEntry, file_bytes, text, u32
+from lathe.quantize.convert.writer import Encoding, text, u32
 from lathe.quantize.gguf.header import read_header
 from lathe.quantize.progress import Report, silent
 from lathe.quantize.types import FILE_TYPES
@@ -59,29 +59,17 @@ class ConversionReport(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class ConversionPlan:
-    """What a conversion will do; `metadata` has the vocabulary as drafted."""
+@dataclass(frozen=True, kw_only=True)
+class ConversionPlan(FilePlan):
+    """What a conversion will do.
+
+    `metadata` has the vocabulary as drafted: the tokenizer's comparison may still change a few bytes of it.
+    """
 
     family: Family
     hparams: Hparams
     encoding: Encoding
-    tensors: list[PlannedTensor]
     draft: Draft
-    metadata: Metadata
-
-    @property
-    def entries(self) -> list[TensorEntry]:
-        return [tensor.entry for tensor in self.tensors]
-
-    @property
-    def parameters(self) -> int:
-        return sum(math.prod(entry.shape) for entry in self.entries)
-
-    @property
-    def bytes(self) -> int:
-        """Size of the result as one file, but for a few bytes that depend on the tokenizer's comparison."""
-        return file_bytes(self.metadata, self.entries)
 
 
 def convert_checkpoint(
@@ -148,7 +136,9 @@ def plan_conversion(checkpoint: Checkpoint, outtype: OutType = "auto") -> Conver
         | {f"general.{key}": u32(value) for key, value in kept.items()}
         | draft.vocabulary.metadata()
     )
-    plan = ConversionPlan(family, hparams, encoding, tensors, draft, metadata)
+    plan = ConversionPlan(
+        family=family, hparams=hparams, encoding=encoding, tensors=tensors, draft=draft, metadata=metadata
+    )
     check_shapes(family.arch, metadata, plan.entries, len(draft.vocabulary.tokens))
     return plan
 

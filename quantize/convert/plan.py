@@ -18,7 +18,7 @@ from lathe.quantize.convert.encode import Q8_BLOCK, SOURCE_TYPES, Floats
 from lathe.quantize.convert.family import Family, Rule
 from lathe.quantize.convert.hparams import Hparams
 from lathe.quantize.convert.names import Names
-from lathe.quantize.convert.writer import Encoding, TensorEntry
+from lathe.quantize.convert.writer import Encoding, Metadata, TensorEntry, file_bytes
 from lathe.quantize.errors import CheckpointError, UnsupportedError
 from lathe.quantize.safetensors import TensorInfo
 
@@ -39,6 +39,29 @@ class PlannedTensor:
     rule: Rule
     source: TensorInfo | None = None
     made: Floats | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilePlan:
+    """Everything about a GGUF file to write but its values."""
+
+    tensors: Sequence[PlannedTensor]
+    metadata: Metadata
+
+    @property
+    def entries(self) -> list[TensorEntry]:
+        """The tensor table."""
+        return [tensor.entry for tensor in self.tensors]
+
+    @property
+    def parameters(self) -> int:
+        """Number of values."""
+        return sum(math.prod(entry.shape) for entry in self.entries)
+
+    @property
+    def bytes(self) -> int:
+        """Size as one file."""
+        return file_bytes(self.metadata, self.entries)
 
 
 def plan_tensors(

@@ -13,7 +13,9 @@ from typing import Any
 from lathe.tui.app import LatheApp
 from rich.cells import cell_len
 from support.scripted_workbench import ScriptedWorkbench
+from textual.app import App
 from textual.pilot import Pilot
+from textual.screen import ModalScreen
 
 _TEXT = re.compile(
     r'<text class="[^"]*" x="([\d.]+)" y="[\d.]+" textLength="[\d.]+" '
@@ -77,12 +79,18 @@ async def tick(app: LatheApp, pilot: Pilot[None], bench: ScriptedWorkbench, seco
 
 
 async def until(pilot: Pilot[None], condition: Any, tries: int = 3000) -> None:
-    """Wait for a condition without a fixed delay."""
+    """Wait for a condition without a fixed delay, and for a dialog that opens until it has the keys."""
     for _ in range(tries):
-        if condition():
+        if condition() and _has_keys(pilot.app):
             return
         await pilot.pause(0.02)
     raise AssertionError(f"never came true: {condition}")
+
+
+def _has_keys(app: App[Any]) -> bool:
+    """Whether what is pressed now goes where it should: a dialog's words are painted before it takes the focus."""
+    top = app.screen_stack[-1] if app.screen_stack else None
+    return not isinstance(top, ModalScreen) or top.focused is not None or not top.focus_chain
 
 
 async def type_text(pilot: Pilot[None], text: str) -> None:

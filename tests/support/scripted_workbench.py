@@ -110,6 +110,8 @@ class ScriptedWorkbench:
         self.lost = False
         self.closed = False
         self.stores_removed: set[str] = set()
+        self.stores_changed: dict[str, dict[str, Any]] = {}
+        """By store: facts that differ from the script."""
         self.fail: dict[str, LatheError] = {}
         self.calls: list[tuple[Any, ...]] = []
         self.catalogue = {e.id: e for e in (data.models() if living else data.empty_models())}
@@ -603,7 +605,8 @@ class ScriptedWorkbench:
     # -- RAG stores ------------------------------------------------------------------------------------------------
     async def stores(self) -> list[StoreStats]:
         self._enter("stores")
-        return [s for s in rag.stats() if s.settings.name not in self.stores_removed] if self.living else []
+        kept = [s for s in rag.stats() if s.settings.name not in self.stores_removed] if self.living else []
+        return [REPLACE(s, **self.stores_changed.get(s.settings.name, {})) for s in kept]
 
     async def store(self, name: str) -> StoreDetails:
         self._enter("store")

@@ -172,16 +172,19 @@ async def test_every_action_is_a_step() -> None:
         await type_text(pilot, "/dev/null")
         await pilot.press("enter")
         await until(pilot, lambda: getattr(_submitted(bench)[-1], "sources", None) == ("/dev/null",))
-        place: Any = app.screen
-        assert isinstance(place, Stores)
-        assert place._stores is not None
-        place._stores = [REPLACE(place._stores[0], questions=3)]
+
+
+async def test_retrieval_is_measured_on_the_golden_questions() -> None:
+    bench = ScriptedWorkbench()
+    bench.stores_changed["handbook"] = {"questions": 3}
+    async with running(bench, size=(120, 40), mode="rag") as (app, pilot, bench):
+        await until(pilot, lambda: "handbook/vpn.md" in screen_text(app))
         await pilot.press("b")
         await until(pilot, lambda: "Measure retrieval of" in screen_text(app))
-        await pilot.pause(0.2)  # its words are painted before the dialog has the keys
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(_submitted(bench)[-1], RagEvalStep))
-        assert place._tab == "figures"
+        await until(pilot, lambda: [type(step) for step in _submitted(bench)] == [RagEvalStep])
+        assert isinstance(app.screen, Stores)
+        assert app.screen._tab == "figures"
 
 
 async def test_versions_show_what_each_changed() -> None:

@@ -51,16 +51,17 @@ def test_the_statistics_are_those_of_llama_perplexity(base: LlamaModel, quantize
     """Its figures for the embedded model in F16 and Q4_0, `-c 128 --chunks 12 --kl-divergence`.
 
     Its base file keeps 16 nats in 16 bits, so the last digits differ. Products of quantized rows are rounded otherwise
-    by other processors, in llama-perplexity as here: with and without AVX-512 its own figures differ by as much as
-    these margins allow (maximum 0.415 and 0.394, same top 0.872 and 0.878), and ours follow them."""
+    by other processors, in llama-perplexity as here: its own figures differ between three of them by as much as these
+    margins allow (maximum 0.386, 0.394, 0.415; same top 0.869, 0.872, 0.878), and ours follow them. Of 756 tokens, the
+    percentile of 99.9 lies between the two largest."""
     found = compare(base, quantized, chunked.cut(base, TEXT, 128, 12))
     assert found.tokens == 12 * 63
     assert found.kld.value == pytest.approx(0.0420, rel=0.02)
     assert found.kld.error == pytest.approx(0.00171, rel=0.02)
-    assert found.kld_maximum == pytest.approx(0.405, rel=0.05)
-    assert found.kld_percentiles[99.9] == pytest.approx(0.3748, rel=0.02)
+    assert found.kld_maximum == pytest.approx(0.400, rel=0.06)
+    assert found.kld_percentiles[99.9] == pytest.approx(0.379, rel=0.05)
     assert found.kld_percentiles[50.0] == pytest.approx(0.0295, rel=0.03)
-    assert found.perplexity.value == pytest.approx(15.730, abs=0.02)
+    assert found.perplexity.value == pytest.approx(15.735, abs=0.03)
     assert found.perplexity.error == pytest.approx(1.7546, abs=0.004)
     assert found.base_perplexity.value == pytest.approx(15.4603, abs=0.004)
     assert found.correlation == pytest.approx(0.9954, abs=5e-4)
@@ -69,7 +70,7 @@ def test_the_statistics_are_those_of_llama_perplexity(base: LlamaModel, quantize
     assert found.delta_p.value == pytest.approx(-0.00707, abs=4e-4)
     assert found.delta_p_rms.value == pytest.approx(0.0499, rel=0.02)
     assert found.delta_p_rms.error == pytest.approx(0.0031, rel=0.03)
-    assert found.same_top.value == pytest.approx(0.875, abs=0.008)
+    assert found.same_top.value == pytest.approx(0.874, abs=0.01)
     assert found.same_top.error == pytest.approx(0.0120, abs=4e-4)
 
 

@@ -339,14 +339,15 @@ def test_scores_equal_echoed_log_probabilities(worker: WorkerChild) -> None:
     assert score.logprob == pytest.approx(math.fsum(echoed), abs=1e-3)
 
 
-def test_scores_of_many_continuations_equal_each_alone(worker: WorkerChild) -> None:
+def test_scores_of_many_continuations_equal_each_alone(start: Any) -> None:
+    # Flash attention on the CPU adds up in half precision, in an order that depends on the shape of the batch.
+    worker = start(slots=8, context=1024, flash_attention=False)
     context = LONG[:700]
     continuations = (" A", " B", " The file", " The file is open", " The file is open and read", "\n\n", " A")
     together = scores_of(worker, context, *continuations)
     alone = [scores_of(worker, context, one, principal=f"alone {one}")[0] for one in continuations]
     assert [one.tokens for one in together] == [one.tokens for one in alone]
-    # Flash attention on the CPU moves log-probabilities by up to 3e-2 with the shape of the batch and the threads.
-    assert [one.logprob for one in together] == pytest.approx([one.logprob for one in alone], abs=3e-2)
+    assert [one.logprob for one in together] == pytest.approx([one.logprob for one in alone], abs=1e-3)
     assert together[0] == together[-1]
 
 

@@ -29,7 +29,7 @@ class Machine:
 
     def run(self, threads: Threads, batches: int, *, streams: int = 1, prompt: int = 0) -> None:
         for _ in range(batches):
-            threads.note(streams, prompt, self.compute(threads.count, streams + prompt))
+            threads.note(streams, prompt, streams, self.compute(threads.count, streams + prompt))
 
 
 def governed(machine: Machine, most: int) -> Threads:

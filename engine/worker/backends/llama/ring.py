@@ -79,16 +79,15 @@ class Ring:
             flight = {}
             for chunk in plan.chunks:
                 flight[chunk.sequence.request] = flight.get(chunk.sequence.request, 0) + chunk.count
-        seconds = self.decode(self._batch, flight)
-        if seconds is not None and self._threads is not None:
-            before = self._threads.count
-            now = self._threads.note(plan.streams, plan.short + plan.long, seconds)
-            if now != before:
-                self._context.set_threads(now)
-        return seconds
+        return self.decode(self._batch, flight, streams=plan.streams)
 
-    def decode(self, batch: Batch, flight: dict[int, int] | None = None) -> float | None:
-        """Decode a batch; `flight` says how many of its tokens are whose, where it is worth aborting."""
+    def decode(self, batch: Batch, flight: dict[int, int] | None = None, *, streams: int = 0) -> float | None:
+        """Decode a batch; returns the seconds it took, None when it was aborted.
+
+        Args:
+            flight: how many of its tokens are whose, where it is worth aborting.
+            streams: how many of its tokens are the next ones of running answers.
+        """
         if flight is not None:
             self._abort.clear()
             self._flight = flight
@@ -104,7 +103,17 @@ class Ring:
             return None
         if status:
             raise InternalError(f"llama.cpp could not decode a batch (status {status}): {complaint()}")
-        return time.monotonic() - begun
+        seconds = time.monotonic() - begun
+        self._adapt(batch, streams, seconds)
+        return seconds
+
+    def _adapt(self, batch: Batch, streams: int, seconds: float) -> None:
+        """Let the next batch be computed by as many threads as have a processor."""
+        if self._threads is not None:
+            before = self._threads.count
+            now = self._threads.note(streams, batch.n_tokens - streams, batch.n_outputs, seconds)
+            if now != before:
+                self._context.set_threads(now)
 
     def interrupt(self, request: int) -> None:
         """Abort the running decode if most of it is this request's prompt. Any thread."""

@@ -36,6 +36,7 @@ _RARE = 10
 """A trial that failed is not repeated before this many times its length."""
 
 _TASKS = Path("/proc/self/task")
+_Shape = tuple[int, int]
 
 
 def waited_s() -> float | None:
@@ -74,26 +75,27 @@ class Threads:
         self._clock = clock
         self._looked_at = clock()
         self._waited_then = waited() if most > 1 else None
-        self._recent: dict[int, deque[float]] = {}
+        self._recent: dict[_Shape, deque[float]] = {}
         """Seconds per token of the latest batches with `count` threads, by shape."""
         self._before: int | None = None
         """The number of threads before the trial that is under way."""
-        self._shape = 0
+        self._shape: _Shape = (0, 0)
         self._trial: list[float] = []
         self._patience_s = {-1: _FIRST_S, 1: _FIRST_S}
         self._again_at = {-1: 0.0, 1: 0.0}
         """When fewer and when more threads may be tried next."""
 
-    def note(self, streams: int, prompt_tokens: int, seconds: float) -> int:
+    def note(self, streams: int, prompt_tokens: int, outputs: int, seconds: float) -> int:
         """Take the time of a batch; return the threads of the next one.
 
         Args:
             streams: sequences that decoded one token each.
             prompt_tokens: the batch's other tokens.
+            outputs: tokens of either whose logits were computed.
         """
         if self._waited_then is None:
             return self.count
-        shape = -prompt_tokens.bit_length() if prompt_tokens > streams else streams
+        shape = (-prompt_tokens.bit_length(), outputs.bit_length()) if prompt_tokens > streams else (streams, 0)
         cost = seconds / (streams + prompt_tokens)
         if self._before is not None:
             self._judge(shape, cost)
@@ -104,7 +106,7 @@ class Threads:
                 self._look(shape)
         return self.count
 
-    def _look(self, shape: int) -> None:
+    def _look(self, shape: _Shape) -> None:
         """Begin a trial where the kernel's accounts call for one."""
         now = self._clock()
         elapsed = now - self._looked_at
@@ -120,7 +122,7 @@ class Threads:
             self._before, self._shape, self._trial = self.count, shape, []
             self.count += step
 
-    def _judge(self, shape: int, cost: float) -> None:
+    def _judge(self, shape: _Shape, cost: float) -> None:
         """Compare the trial with what was before; the first batch is left out, for threads were started or ended."""
         assert self._before is not None
         step = self.count - self._before
