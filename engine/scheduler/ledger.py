@@ -312,17 +312,23 @@ class Ledger:
         """End a loan; whoever borrowed has emptied the sequences."""
         self._free += reversed(sequences)
 
-    def cool(self) -> None:
+    def cool(self, *, hurry: bool = False) -> None:
         """Let go of what has waited longest, when more waits than may: every batch of others pays for it.
 
         A conversation that is alone thus keeps its cells from turn to turn.
+
+        Args:
+            hurry: somebody waits for a first token, and copying to main memory takes milliseconds: twice as much may
+                wait until later.
         """
-        while not self._cooled and self._idle() > self._idle_tokens:
-            oldest = self._oldest()
-            if oldest is None:
-                break
+        if self._cooled:
+            return
+        most = 2 * self._idle_tokens if hurry else self._idle_tokens
+        idle = self._idle()
+        while idle > most and (oldest := self._oldest()) is not None:
             self._evict(*oldest)
-        self._cooled = True
+            idle = self._idle()
+        self._cooled = idle <= self._idle_tokens or not hurry
 
     def _oldest(self) -> tuple[Realm, Node] | None:
         """The leaf of the cache that was used longest ago."""
