@@ -13,6 +13,8 @@ from lathe.engine.scheduler.radix import common_prefix
 
 WORTH = 64
 """Tokens below which a prefix is computed again rather than kept."""
+OWN = 8
+"""An entry of which less than one in so many tokens is its own makes way for the newer one that shares the others."""
 
 
 class Entry:
@@ -73,9 +75,9 @@ class Spill:
         gone = [
             entry.number
             for entry in self._entries.values()
-            if entry.realm == realm and tokens[: len(entry.tokens)] == entry.tokens and not self._whole
+            if entry.realm == realm and not self._whole and self._nearly_holds(tokens, entry.tokens)
         ]
-        for number in gone:  # the new one holds all that these hold
+        for number in gone:
             self._remove(number)
         while self._size + len(tokens) > self._capacity:
             oldest = min(self._entries.values(), key=lambda entry: entry.used_at).number
@@ -86,6 +88,11 @@ class Spill:
         self._entries[self._numbers] = Entry(self._numbers, realm, tokens, self._clock)
         self._size += len(tokens)
         return self._numbers, gone
+
+    @staticmethod
+    def _nearly_holds(tokens: list[int], older: list[int]) -> bool:
+        """Whether so little of an older entry is not in the new one that computing it again is cheaper than room."""
+        return len(older) - common_prefix(older, tokens) <= len(older) // OWN
 
     def touch(self, entry: Entry) -> None:
         """Note that an entry was used."""

@@ -23,6 +23,8 @@ from lathe.engine.worker.backends.llama.threads import Threads
 
 _ABORTED = 2
 """llama_decode's status."""
+_SPARE = 4
+"""Pieces of memory kept for the next states."""
 _WORTH_ABORTING = 32
 """Prompt tokens in a batch from which on it is aborted for a cancelled request; less is done soon."""
 
@@ -41,6 +43,8 @@ class Ring:
         self._view: tuple[int, Rows] | None = None
         self._saved: dict[int, npt.NDArray[np.uint8]] = {}
         """States of sequences that left the cache."""
+        self._spare: list[npt.NDArray[np.uint8]] = []
+        """Memory of those that were forgotten last: touching new memory takes longer than the copy."""
         self._flight: dict[int, int] | None = None
         """Prompt tokens per request in the batch that is being decoded."""
         self.busy_since = 0.0
@@ -65,7 +69,8 @@ class Ring:
                 case Restore(entry, sequence):
                     self._bring_back(self._saved[entry], sequence)
                 case Discard(entry):
-                    del self._saved[entry]
+                    self._spare.append(self._saved.pop(entry))
+                    del self._spare[:-_SPARE]
 
     def compute(self, plan: Plan) -> float | None:
         """Decode a plan's tokens; returns the seconds it took, None when it was aborted.
@@ -133,11 +138,18 @@ class Ring:
 
     def _state(self, sequence: int) -> npt.NDArray[np.uint8]:
         size = self._lib.llama_state_seq_get_size(self._context.handle, sequence)
-        state = np.empty(size, np.uint8)
+        state = self._memory(size)
         written = self._lib.llama_state_seq_get_data(self._context.handle, _bytes(state), size, sequence)
         if written != size:
             raise InternalError(f"llama.cpp saved {written} of {size} bytes of sequence {sequence}")
         return state
+
+    def _memory(self, size: int) -> npt.NDArray[np.uint8]:
+        """Room for a state, and some more, so that the next of its kind can take its place."""
+        for index, spare in enumerate(self._spare):
+            if size <= len(spare) <= 2 * size:
+                return self._spare.pop(index)
+        return np.empty(size + size // 8, np.uint8)
 
     def _bring_back(self, state: npt.NDArray[np.uint8], sequence: int) -> None:
         if not self._lib.llama_state_seq_set_data(self._context.handle, _bytes(state), len(state), sequence):
