@@ -31,8 +31,8 @@ def test_a_long_ending_of_its_own_keeps_its_entry() -> None:
 @pytest.mark.parametrize("whole", [True, False])
 def test_another_realm_and_recurrent_states_never_make_way_for_alike(whole: bool) -> None:
     spill = Spill(10_000, whole=whole)
-    spill.add("a", PREFIX + [1])
-    assert spill.add("b" if not whole else "a", PREFIX + [2])[1] == []
+    spill.add("a", [*PREFIX, 1])
+    assert spill.add("b" if not whole else "a", [*PREFIX, 2])[1] == []
 
 
 _RUNS = st.lists(st.tuples(st.integers(0, 1), st.integers(1, 2 * WORTH)), min_size=1, max_size=4)
