@@ -14,6 +14,8 @@ import msgspec
 from lathe.engine.scheduler.radix import Node, RadixTree
 from lathe.engine.scheduler.spill import WORTH, Spill
 
+LATER = 512
+"""Idle cells above the limit that are let go after the next first token instead of before it."""
 Realm = Hashable
 """Requests of one realm may share cells: same principal, same adapters."""
 
@@ -318,12 +320,12 @@ class Ledger:
         A conversation that is alone thus keeps its cells from turn to turn.
 
         Args:
-            hurry: somebody waits for a first token, and copying to main memory takes milliseconds: twice as much may
-                wait until later.
+            hurry: all that run wait for their first token, and copying to main memory takes milliseconds: some more
+                may wait until later.
         """
         if self._cooled:
             return
-        most = 2 * self._idle_tokens if hurry else self._idle_tokens
+        most = self._idle_tokens + LATER if hurry else self._idle_tokens
         idle = self._idle()
         while idle > most and (oldest := self._oldest()) is not None:
             self._evict(*oldest)

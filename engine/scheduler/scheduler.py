@@ -105,7 +105,7 @@ class Scheduler:
         self._unblock(now)
         self._admit(now)
         if self.running:
-            self.ledger.cool(hurry=not all(one.decoding for one in self.running))
+            self.ledger.cool(hurry=not any(one.decoding for one in self.running))
         lane = self._next_lane()
         active = [one for one in self.running if one.hold is not None and one.lane == lane]
         streams = self._reserve_streams(active)

@@ -20,10 +20,11 @@ from lathe.engine.worker.renderer import Renderer
 from lathe.engine.worker.sampling import Sampler
 from lathe.engine.worker.templates import ChatTemplate
 
-_IDLE_TOKENS, _IDLE_ON_CPU = 4096, 512
+_IDLE_TOKENS, _IDLE_ON_CPU = 4096, 0
 """Cells of prefixes that may wait for their next request while others compute, before main memory is the better place.
 On a GPU passing over them costs nothing that is noticed, and a quarter of a larger cache may wait; on the CPU every
-batch of the others pays, and bringing a prefix back is a copy within the same memory."""
+batch of the others pays (512 idle cells among those of eight streams took a quarter of their speed, see
+benchmarks/RESULTS.md), and bringing a prefix back is a copy within the same memory."""
 
 
 def make(emit: Emit) -> Batched:
