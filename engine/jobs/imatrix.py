@@ -30,7 +30,7 @@ def run(step: ImatrixStep, context: JobContext) -> Outcome:
     others = [read_imatrix(Path(name).expanduser()) for name in step.merge]
     output = output_path(context, step.output, step.name or variant_name(entry, "imatrix"))
     with load(gguf_path(entry), step.gpu_layers, context) as model:
-        chunks = chunked.cut(model, text, step.context, step.chunks)
+        chunks = chunked.cut(model, text, step.context, step.chunks, embedders=True)
         key = hashlib.sha256(f"{entry.sha256 or entry.id} {digest} {chunks.n_ctx} {step.process_output}".encode())
         file = Path(context.spec.work_dir) / f"imatrix-{key.hexdigest()[:16]}.gguf"
         earlier = _resumed(file)

@@ -1,4 +1,7 @@
-"""Job: divergence of a model from a base; a stopped run goes on at the chunk it had reached."""
+"""Job: divergence of a model from a base; a stopped run goes on at the chunk it had reached.
+
+Embedders predict no next token: theirs is how far the vectors of the same passages are apart.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +42,8 @@ def run(step: KldStep, context: JobContext) -> Outcome:
     entry = context.model(step.model)
     with ExitStack() as stack:
         model = stack.enter_context(load(gguf_path(entry), step.gpu_layers, context))
+        if not model.generates and step.base is not None:
+            return _vectors(step, context, model, stack)
         base, chunks, digest = _base(step, context, model, stack)
         runner = stack.enter_context(LlamaContext(model, chunks.options(threads=step.threads)))
         file = Path(context.spec.work_dir) / f"kld-{_key(step, context, digest, chunks)}.npy"
@@ -64,6 +69,41 @@ def run(step: KldStep, context: JobContext) -> Outcome:
     result = statistics(rows)
     context.log(f"mean KLD {result.kld.value:.6f} ± {result.kld.error:.6f}, same top token {result.same_top.value:.2%}")
     return Outcome(artefacts=artefacts, figures=_figures(result, digest), rows=_percentiles(result))
+
+
+def _vectors(step: KldStep, context: JobContext, model: LlamaModel, stack: ExitStack) -> Outcome:
+    """Compare two embedders passage by passage."""
+    from lathe.engine.jobs.loading import load
+    from lathe.engine.measure.chunks import read_text
+    from lathe.engine.measure.vectors import compare, embed, passages
+
+    if step.save_base:
+        raise UsageError("kld: an embedder has no log-probabilities to save", hint="leave the base file out")
+    assert step.base is not None
+    text = read_text(Path(step.text).expanduser() if step.text else HELD_OUT_TEXT)
+    base = stack.enter_context(load(gguf_path(context.model(step.base)), step.gpu_layers, context))
+    pieces = passages(text, step.context, step.chunks)
+    rows = [
+        embed(
+            one, pieces, step.context, threads=step.threads,
+            progress=lambda done, past=past: context.progress(  # type: ignore[misc]
+                "vectors", past + done, 2 * len(pieces), "passage"
+            ),
+        )
+        for past, one in ((0, base), (len(pieces), model))
+    ]  # fmt: skip
+    result = compare(*rows)
+    context.log(f"mean distance {result.distance.value:.6f}, same nearest passage {result.same_nearest.value:.2%}")
+    figures: dict[str, Figure] = {"passages": result.passages}
+    for name, estimate in (
+        ("mean_distance", result.distance), ("same_nearest", result.same_nearest), ("neighbours", result.neighbours)
+    ):  # fmt: skip
+        figures |= {name: estimate.value, f"{name}_error": estimate.error}
+    figures |= {"max_distance": result.distance_maximum, "text_sha256": hashlib.sha256(text).hexdigest()}
+    return Outcome(
+        figures=figures,
+        rows=tuple({"percentile": at, "distance": value} for at, value in result.distance_percentiles.items()),
+    )
 
 
 def _base(

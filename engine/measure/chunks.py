@@ -101,14 +101,25 @@ def read_text(path: Path) -> bytes:
         raise MissingError(f"no text at {path}") from error
 
 
-def cut(model: LlamaModel, text: bytes, n_ctx: int, limit: int = -1) -> Chunks:
+def cut(model: LlamaModel, text: bytes, n_ctx: int, limit: int = -1, *, embedders: bool = False) -> Chunks:
     """Tokenize a text and cut it; `limit` is the most chunks taken, -1 takes all.
 
+    Args:
+        embedders: take models that generate nothing, too; their chunks are computed whole, so they must fit a text.
+
     Raises:
-        DataError: the text is shorter than two chunks, or the model has no decoder.
+        DataError: the text is shorter than two chunks, or the model does not predict the next token.
     """
-    if not model.has_decoder or model.has_encoder:
-        raise DataError(f"{model.path.name} is no text generator: its next-token probabilities mean nothing")
+    if model.has_encoder or not (embedders or model.generates):
+        raise DataError(
+            f"{model.path.name} predicts no next token",
+            hint="an embedder is measured by its vectors: `lathe kld` beside its base, `lathe rag eval --embedder`",
+        )
+    if not model.generates and n_ctx > model.n_ctx_train:
+        raise DataError(
+            f"{model.path.name} reads texts of at most {model.n_ctx_train} tokens",
+            hint=f"use a context of at most {model.n_ctx_train}",
+        )
     tokens = model.tokenize(text, add_special=True)
     if len(tokens) < 2 * n_ctx:
         raise DataError(

@@ -135,7 +135,7 @@ def collect(
     if earlier is not None:
         collector.start_from(earlier)
         datasets = tuple(dict.fromkeys((*earlier.datasets, dataset)))
-    runner = Run(chunks, threads)
+    runner = Run(chunks, threads, whole=not model.generates)
     with LlamaContext(model, runner.options, on_node=collector.on_node) as context:
         for done in runner.decode(context, start):
             if progress is not None:
@@ -148,7 +148,8 @@ def collect(
 class Run:
     """The chunks with every position an output: the last layer skips tokens whose logits nobody wants."""
 
-    def __init__(self, chunks: Chunks, threads: int) -> None:
+    def __init__(self, chunks: Chunks, threads: int, *, whole: bool = False) -> None:
+        """Plan the batches; `whole`: a batch is computed in one piece, as what looks both ways asks."""
         affordable = max(_SMALLEST_BATCH, chunked.LOGITS_BUDGET // (4 * chunks.n_vocab))
         size = min(chunked.BATCH_TOKENS, affordable)
         self._chunks = chunks
@@ -158,7 +159,7 @@ class Run:
         self.options = ContextOptions(
             n_ctx=self._together * chunks.n_ctx,
             n_batch=self._size,
-            n_ubatch=min(512, self._size),
+            n_ubatch=self._size if whole else min(512, self._size),
             n_seq_max=self._together,
             n_threads=threads,
         )

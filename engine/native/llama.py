@@ -172,8 +172,14 @@ class LlamaModel(Vocabulary):
 
     @property
     def has_decoder(self) -> bool:
-        """Whether the model can generate."""
+        """Whether llama.cpp decodes with it; BERT's family counts as such."""
         return bool(self._lib.llama_model_has_decoder(self.handle))
+
+    @property
+    def generates(self) -> bool:
+        """Whether its logits are the next token's: embedders look both ways and have none."""
+        causal = self.metadata(f"{self.metadata('general.architecture') or ''}.attention.causal") != "false"
+        return self.has_decoder and causal
 
     @property
     def is_recurrent(self) -> bool:

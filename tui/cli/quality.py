@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 from lathe.engine.errors import describe
-from lathe.engine.jobs.values import Figure, Job
+from lathe.engine.jobs.values import Figure, Job, Outcome
 from lathe.engine.steps import ImatrixMergeStep, ImatrixStep, KldStep
 from lathe.tui.cli.follow import run_step
 from lathe.tui.cli.shell import Shell, fail, put, put_json, put_table
@@ -120,7 +120,10 @@ def kld(
     shell: Shell, model: str, base: str | None, base_file: Path | None, save_base: Path | None, text: Path | None,
     context: int, chunks: int, threads: int, gpu_layers: int | None, force: bool, detach: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """How far MODEL's predictions are from a base model's: llama-perplexity's statistics, with no large files."""
+    """How far MODEL's predictions are from a base model's: llama-perplexity's statistics, with no large files.
+
+    Of embedders: how far the vectors of the same passages are apart, and whether their neighbours stay.
+    """
     step = KldStep(
         model=reference(model), base=reference(base) if base else None, base_file=absolute(base_file),
         save_base=absolute(save_base), text=absolute(text), context=context, chunks=chunks, threads=threads,
@@ -146,6 +149,9 @@ def _show_divergence(job: Job) -> None:
     if job.outcome is None:
         return
     figures = job.outcome.figures
+    if "mean_distance" in figures:
+        _show_distances(job.outcome)
+        return
     for label, name, factor in _STATISTICS:
         value, error = figures[name], figures[f"{name}_error"]
         put(f"{label:<24} {_number(value, factor):>12} ± {_number(error, factor)}")
@@ -160,6 +166,28 @@ def _show_divergence(job: Job) -> None:
     )
     for artefact in job.outcome.artefacts:
         put(f"{artefact.name}  {artefact.path}")
+
+
+_DISTANCES = (
+    ("mean distance (1 - cosine)", "mean_distance", 1.0),
+    ("same nearest passage, %", "same_nearest", 100.0),
+    ("ten nearest kept, %", "neighbours", 100.0),
+)
+
+
+def _show_distances(outcome: Outcome) -> None:
+    """What became of an embedder's vectors."""
+    figures = outcome.figures
+    for label, name, factor in _DISTANCES:
+        put(f"{label:<26} {_number(figures[name], factor):>12} ± {_number(figures[f'{name}_error'], factor)}")
+    put(f"{'maximum distance':<26} {_number(figures['max_distance']):>12}")
+    put(f"{'passages':<26} {figures['passages']:>12}")
+    put("")
+    put_table(
+        ("percentile", "distance"),
+        ((_number(row["percentile"]), _number(row["distance"])) for row in outcome.rows),
+        right=(0, 1),
+    )
 
 
 def _number(value: Figure, factor: float = 1.0) -> str:

@@ -7,17 +7,14 @@ that the model cannot take is refused with its count.
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections import deque
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
-from lathe.engine.errors import InternalError, UsageError
+from lathe.engine.errors import UsageError
 from lathe.engine.generation import Embeddings, EmbedRequest
-from lathe.engine.native.batch import Batch
-from lathe.engine.native.llama import ContextOptions, LlamaContext, LlamaModel, bindings
+from lathe.engine.native.llama import LlamaContext, LlamaModel
+from lathe.engine.native.vectors import MEAN, MODELS_OWN, RANK, Pooling, Vector, pooling_context, ranks, vectors
 from lathe.engine.worker.fitting import overflow
 from lathe.engine.worker.messages import LoadOptions, RequestState
 from lathe.engine.worker.vocabulary import Vocabulary
@@ -26,11 +23,7 @@ MAX_TEXTS = 4096
 _BATCH_TOKENS = 512
 """Tokens of a batch, more only where one text has more."""
 _SEQUENCES = 32
-Pooling = Literal[-1, 0, 1, 2, 3, 4]
-_KINDS: dict[str, Pooling] = {"model": -1, "mean": 1, "cls": 2, "last": 3, "rank": 4}
-_NONE: Pooling = 0
-_MEAN: Pooling = 1
-_RANK: Pooling = 4
+_KINDS: dict[str, Pooling] = {"model": MODELS_OWN, "mean": MEAN, "cls": 2, "last": 3, "rank": RANK}
 
 
 class Embedding:
@@ -57,7 +50,7 @@ class Embedding:
                 raise UsageError(f"embed: text {index} is empty: it has no tokens")
             if len(tokens) > longest:
                 raise overflow(len(tokens), None, longest)
-        self.rows: list[npt.NDArray[np.float32]] = []
+        self.rows: list[Vector] = []
         """Vectors so far, in order."""
 
     def result(self) -> Embeddings:
@@ -88,7 +81,6 @@ class Embedder:
     def __init__(self, model: LlamaModel, options: LoadOptions) -> None:
         self._model = model
         self._options = options
-        self._lib = bindings()
         self._contexts: dict[Pooling, LlamaContext] = {}
         self.waiting: deque[Embedding] = deque()
         self.busy_since = 0.0
@@ -112,30 +104,13 @@ class Embedder:
         self.waiting.popleft()
         return work
 
-    def _compute(self, texts: list[list[int]], pooling: Pooling, tokens: int) -> list[npt.NDArray[np.float32]]:
+    def _compute(self, texts: list[list[int]], pooling: Pooling, tokens: int) -> list[Vector]:
         context = self._context(pooling, tokens)
-        batch = Batch(tokens)
-        for sequence, text in enumerate(texts):
-            batch.extend(text, 0, sequence, output=True)
-        context.clear(data=False)
         self.busy_since = time.monotonic()
         try:
-            context.decode(batch)
+            return vectors(context, texts)
         finally:
             self.busy_since = 0.0
-        width: int = self._lib.llama_model_n_embd_out(self._model.handle)
-        if self._lib.llama_pooling_type(context.handle) == _RANK:
-            width = 1
-        return [self._row(context, sequence, width) for sequence in range(len(texts))]
-
-    def _row(self, context: LlamaContext, sequence: int, width: int) -> npt.NDArray[np.float32]:
-        pointer = self._lib.llama_get_embeddings_seq(context.handle, sequence)
-        if not pointer:
-            raise InternalError(f"llama.cpp gave no embedding for text {sequence} of a batch")
-        row = np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), (width,)).copy()
-        if not np.isfinite(row).all():
-            raise InternalError("the model gave an embedding that is not finite")
-        return row
 
     def _context(self, pooling: Pooling, tokens: int) -> LlamaContext:
         """The context of a kind of pooling, with room for a batch of `tokens`."""
@@ -144,31 +119,15 @@ class Embedder:
             return context
         if context is not None:
             context.close()
-        if pooling == _RANK and not ranks(self._model):
+        if pooling == RANK and not ranks(self._model):
             message = f"{self._model.path.name} is no cross-encoder"
             raise UsageError(message, hint="rank needs a reranker model", code="E_CAPABILITY")
         room = max(_BATCH_TOKENS, -(-tokens // _BATCH_TOKENS) * _BATCH_TOKENS)
-        context = self._new(pooling, room)
-        if pooling == -1 and self._lib.llama_pooling_type(context.handle) == _NONE:
-            context.close()  # the file names no pooling: mean, as for most embedders made from language models
-            context = self._new(_MEAN, room)
-        self._contexts[pooling] = context
-        return context
-
-    def _new(self, pooling: Pooling, room: int) -> LlamaContext:
-        return LlamaContext(
-            self._model,
-            ContextOptions(
-                n_ctx=room, n_batch=room, n_ubatch=room, n_seq_max=_SEQUENCES, kv_unified=True, embeddings=True,
-                n_threads=self._options.threads or 0, pooling=pooling, flash_attention=self._options.flash_attention,
-            ),
+        self._contexts[pooling] = context = pooling_context(
+            self._model, tokens=room, sequences=_SEQUENCES, pooling=pooling, threads=self._options.threads or 0,
+            flash_attention=self._options.flash_attention,
         )  # fmt: skip
-
-
-def ranks(model: LlamaModel) -> bool:
-    """Whether a model is a cross-encoder, which gives a score for a pair of texts."""
-    architecture = model.metadata("general.architecture") or ""
-    return model.metadata(f"{architecture}.pooling_type") == str(_RANK)
+        return context
 
 
 def _tokens(request: EmbedRequest, text: str, vocabulary: Vocabulary) -> list[int]:

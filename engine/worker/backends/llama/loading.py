@@ -25,7 +25,7 @@ from lathe.engine.native.llama import (
     logged,
     physical_cores,
 )
-from lathe.engine.worker.backends.llama.embedding import ranks
+from lathe.engine.native.vectors import ranks
 from lathe.engine.worker.backends.protocol import Progress
 from lathe.engine.worker.messages import LoadOptions, WorkerInfo
 from lathe.quantize.gguf.header import read_sharded
@@ -203,9 +203,7 @@ def _offloaded(model: LlamaModel, options: LoadOptions) -> int:
 
 def _capabilities(model: LlamaModel, options: LoadOptions) -> tuple[str, ...]:
     found = ["embed"]
-    architecture = model.metadata("general.architecture") or ""
-    causal = model.metadata(f"{architecture}.attention.causal") != "false"
-    if model.has_decoder and causal and not options.embedding:
+    if model.generates and not options.embedding:
         found += ["generate", "score", "grammar"]
         if model.chat_template:
             found.append("chat")

@@ -1,0 +1,127 @@
+"""Embedders beside their base: passages, distances, neighbours; importances; and what is refused for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lathe.engine.embedded import HELD_OUT_TEXT
+from lathe.engine.errors import DataError, UsageError
+from lathe.engine.jobs import imatrix, kld, perplexity, tune
+from lathe.engine.measure.vectors import compare, embed, passages
+from lathe.engine.native.llama import LlamaModel
+from lathe.engine.steps import ImatrixStep, KldStep, PerplexityStep, TuneStep
+from lathe.quantize.convert.convert import convert_checkpoint
+from lathe.quantize.plan import QuantizeOptions
+from lathe.quantize.quantizer import quantize_gguf
+from support.families import RECIPES
+from support.job_context import RecordingContext, entry
+
+
+@given(st.binary(max_size=600), st.integers(1, 40))
+def test_passages_are_the_words_of_the_text_in_order(text: bytes, tokens: int) -> None:
+    try:
+        found = passages(text, tokens)
+    except DataError:
+        assert len(text.split()) < 2 or len(text.strip()) <= 3 * tokens
+        return
+    assert b" ".join(found).split() == text.split()
+    assert all(len(one) <= 3 * tokens or len(one.split()) == 1 for one in found)
+    assert passages(text, tokens, 2) == found[:2]
+
+
+def _unit(rows: list[list[float]]) -> np.ndarray:
+    found = np.array(rows, np.float32)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def test_distances_and_neighbours_are_what_they_say() -> None:
+    base = _unit([[1, 0], [1, 0.1], [0, 1], [0.1, 1]])
+    same = compare(base, base)
+    assert same.distance.value == pytest.approx(0, abs=1e-7)
+    assert (same.same_nearest.value, same.neighbours.value) == (1, 1)
+    turned = _unit([[1, 0], [1, 0.1], [0, 1], [1, 0.05]])  # the last one turned towards the first two
+    found = compare(base, turned)
+    cosine = float(base[3] @ turned[3])
+    assert found.distance.value == pytest.approx((1 - cosine) / 4, rel=1e-5)
+    assert found.distance_maximum == pytest.approx(1 - cosine, rel=1e-5)
+    assert found.same_nearest.value == 0
+    assert found.neighbours.value == 1, "of four passages each has three neighbours, whatever their order"
+    with pytest.raises(DataError, match="2 values and the model's 3"):
+        compare(base, np.ones((4, 3), np.float32))
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("embedder")
+    convert_checkpoint(RECIPES["minilm"].write(folder / "source"), folder / "minilm-F32.gguf", outtype="f32")
+    return folder / "minilm-F32.gguf"
+
+
+@pytest.fixture(scope="module")
+def coarse(embedder: Path) -> Path:
+    path = embedder.with_name("minilm-Q4_0.gguf")
+    quantize_gguf(embedder, path, QuantizeOptions(type="Q4_0", threads=1, pure=True))
+    return path
+
+
+@pytest.fixture
+def loaded(embedder: Path) -> Iterator[LlamaModel]:
+    with LlamaModel(embedder) as model:
+        yield model
+
+
+@pytest.mark.native
+def test_vectors_do_not_depend_on_what_shares_their_batch(loaded: LlamaModel) -> None:
+    texts = [b"one", b"two words", b"three words " * 60]
+    together = embed(loaded, texts, 64, threads=1)
+    alone = np.concatenate([embed(loaded, [text], 64, threads=1) for text in texts])
+    np.testing.assert_allclose(together, alone, atol=2e-3)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.native
+def test_the_job_compares_embedders_by_their_vectors(home: Path, embedder: Path, coarse: Path) -> None:
+    base, other = entry(embedder), entry(coarse)
+    step = KldStep(model=other.name, base=base.name, context=64, chunks=30, threads=1)
+    context = RecordingContext(step, home, base, other)
+    outcome = kld.run(step, context)
+    assert outcome.figures["passages"] == 30
+    assert 0 < float(outcome.figures["mean_distance"] or 0) <= float(outcome.figures["max_distance"] or 0) < 0.5
+    assert context.reports[-1][1:3] == (60, 60)
+    same = KldStep(model=base.name, base=base.name, context=64, chunks=30, threads=1)
+    figures = kld.run(same, RecordingContext(same, home, base)).figures
+    assert figures["mean_distance"] == pytest.approx(0, abs=1e-6)
+    assert figures["neighbours"] == 1
+    saving = KldStep(model=other.name, base=base.name, save_base="base.kld")
+    with pytest.raises(UsageError, match="no log-probabilities"):
+        kld.run(saving, RecordingContext(saving, home, base, other))
+
+
+@pytest.mark.native
+def test_importances_of_an_embedder_are_collected(home: Path, embedder: Path) -> None:
+    model = entry(embedder)
+    step = ImatrixStep(model=model.name, text=str(HELD_OUT_TEXT), context=64, chunks=4, threads=1)
+    outcome = imatrix.run(step, RecordingContext(step, home, model))
+    assert outcome.figures["chunks"] == 4
+    assert {f"blk.{layer}.ffn_down.weight" for layer in range(2)} <= {str(row["tensor"]) for row in outcome.rows}
+
+
+@pytest.mark.native
+def test_next_tokens_of_an_embedder_are_not_asked_for(home: Path, embedder: Path) -> None:
+    model = entry(embedder)
+    text = str(HELD_OUT_TEXT)
+    for run, step in (
+        (perplexity.run, PerplexityStep(model=model.name, context=64)),
+        (tune.run, TuneStep(model=model.name, text=text, context=64, max_size="Q4_K_M")),
+    ):
+        with pytest.raises(DataError, match="predicts no next token") as refused:
+            run(step, RecordingContext(step, home, model))  # type: ignore[operator]  # each takes its own step
+        assert "lathe kld" in str(refused.value.hint)
+    long = ImatrixStep(model=model.name, text=text, context=256)
+    with pytest.raises(DataError, match="at most 128 tokens"):
+        imatrix.run(long, RecordingContext(long, home, model))
