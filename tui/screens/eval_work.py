@@ -75,10 +75,14 @@ def _ask_limits(app: LatheApp, suite: str, description: str, needs: Sequence[str
     form = Form(
         f"Run {_short(suite)} on {model}",
         (
+            *(
+                Field(f"needs-{number}", name, "", hint="the suite needs it", check=_needed)
+                for number, name in enumerate(needs)
+            ),
             Field("limit", "cases per task", "", hint="empty: all", check=number(1, 1e7, whole=True, optional=True)),
             Field("seeds", "seeds", "", hint="empty: the suite's own; several, each makes a run", check=_seeds_check),
-            Field("variables", "variables", " ".join(f"{name}=" for name in needs),
-                  hint="NAME=VALUE ..., as the suite asks", check=_variables_check),
+            Field("variables", "variables", "", hint="NAME=VALUE ..., in place of the suite's own",
+                  check=_variables_check),
             Field("tags", "only tags", "", hint="separated by blanks; empty: all cases"),
             Field("bad", "unusable cases", "refuse the suite", ("refuse the suite", "leave out")),
             Field("cache", "known answers", "use", ("use", "ask again"), "answers to the same question are kept"),
@@ -91,9 +95,13 @@ def _ask_limits(app: LatheApp, suite: str, description: str, needs: Sequence[str
         if values is None:
             return
         seeds: list[int | None] = [int(text) for text in values["seeds"].split()] or [None]
+        wanted: dict[str, str | int | float | bool] = {
+            name: values[f"needs-{number}"].strip() for number, name in enumerate(needs)
+        }
+        wanted.update(_pairs(values["variables"]))
         for seed in seeds:
             step = EvalStep(
-                suite=suite, model=model, variables=dict(_pairs(values["variables"])), seed=seed,
+                suite=suite, model=model, variables=wanted, seed=seed,
                 limit=int(values["limit"]) if values["limit"].strip() else None, tags=tuple(values["tags"].split()),
                 skip_bad=values["bad"] == "leave out", cache=values["cache"] == "use",
                 baseline_name=values["name"].strip() or None if seed == seeds[0] else None,
@@ -118,6 +126,10 @@ def submit(app: LatheApp, step: EvalStep) -> None:
 
 def _pairs(text: str) -> list[tuple[str, str]]:
     return [(name, value) for name, _, value in (word.partition("=") for word in shlex.split(text))]
+
+
+def _needed(text: str) -> str:
+    return "" if text.strip() else "the suite cannot run without it"
 
 
 def _variables_check(text: str) -> str:
