@@ -52,6 +52,7 @@ def _examine(home: Home, offline: bool, devices: Devices, facts: object) -> list
         ("extras", libraries.extras),
         ("network", lambda: place.network(offline, os.environ)),
         ("workspace", lambda: place.workspace(home)),
+        ("convert", lambda: place.converter(home)),
     ]
     return [finding for area, look in examinations for finding in _safely(area, look)]
 

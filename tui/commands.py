@@ -18,6 +18,7 @@ from lathe.engine.worker.messages import LoadOptions
 from lathe.tui.keys import flat, hint
 from lathe.tui.places import PLACES, Place
 from lathe.tui.screens.base import PlaceScreen
+from lathe.tui.screens.model_work import install_toolchain
 from lathe.tui.views.rows import kind_of
 from textual.binding import Binding
 from textual.widget import Widget
@@ -149,6 +150,7 @@ VERBS = {
     "quantize": "quantize MODEL TYPE",
     "verify": "verify MODEL",
     "scan": "scan [FOLDER...]",
+    "toolchain": "toolchain [FILE]",
     "job": "job ID",
     "cancel": "cancel ID",
     "go": "go PLACE",
@@ -156,6 +158,10 @@ VERBS = {
     "set": "set KEY VALUE",
     "filter": "filter WORDS",
 }
+
+
+NEED_NOTHING = ("scan", "toolchain", "filter")
+"""Verbs that mean something without arguments."""
 
 
 def parse(text: str) -> tuple[str, list[str], dict[str, str]] | None:
@@ -183,7 +189,7 @@ def execute(app: LatheApp, text: str) -> None:
     verb, arguments, options = parsed
     if app.read_only and verb not in ("chat", "model", "job", "go", "theme", "filter"):
         raise UsageError("this session is read-only")
-    if not arguments and verb not in ("scan", "filter"):
+    if not arguments and verb not in NEED_NOTHING:
         raise UsageError(f"how it is meant: {VERBS[verb]}")
     first = arguments[0] if arguments else ""
     match verb:
@@ -224,6 +230,8 @@ def execute(app: LatheApp, text: str) -> None:
                 lambda job: app.tell(f"{job.id} queued: {kind_of(job)} {job.title}"),
                 command=shlex.join(["lathe", "models", "scan", *arguments]),
             )
+        case "toolchain":
+            install_toolchain(app, first or None)
         case "cancel":
             app.do(
                 lambda bench: bench.cancel(first),

@@ -27,7 +27,10 @@ SCAN_RESULT = "scan.json"
 """In a scan's work folder; too large for a row, and complete or absent."""
 _MODEL_FORMATS = frozenset({"gguf", "safetensors", "onnx", "ggml"})
 _MEASURING = (PerplexityStep, BenchStep, ServeStep)
-_CLOSENESS = ("mean_kld", "mean_kld_error", "kld_99_9", "same_top_p", "tokens_per_s")
+_CLOSENESS = (
+    "mean_kld", "mean_kld_error", "kld_99_9", "same_top_p", "tokens_per_s",
+    "mean_distance", "mean_distance_error", "same_nearest", "neighbours",
+)  # fmt: skip
 """Figures of a comparison that say something about the model alone."""
 
 

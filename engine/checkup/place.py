@@ -23,6 +23,18 @@ def workspace(home: Home, root: Path = Path("/")) -> list[Finding]:
     return [place, *_writable(home), *_private(home), *_file_system(home, root)]
 
 
+def converter(home: Home) -> list[Finding]:
+    """Whether llama.cpp's own converter is at hand, for architectures that Lathe's does not know."""
+    from lathe.engine.toolchain import store
+
+    versions = [one.version for one in store.listed(home.toolchain)]
+    if versions:
+        return [Finding(area="convert", name="llama.cpp's own", value=f"{', '.join(versions)} installed")]
+    value = "not installed: only the architectures that Lathe's converter knows become GGUF"
+    fix = "lathe toolchain install --from FILE, or from the registry with general.offline=false"
+    return [Finding(area="convert", name="llama.cpp's own", value=value, level="info", fix=fix)]
+
+
 def network(offline: bool, environment: Mapping[str, str]) -> list[Finding]:
     """The policy; nothing is tried."""
     policy = "offline: nothing leaves this machine" if offline else "online: downloads are allowed when asked for"

@@ -568,3 +568,28 @@ def test_what_is_no_size_is_said(text: str) -> None:
 
 def test_the_document_is_what_the_job_writes() -> None:
     assert msgspec.json.decode(script.document())["points"][0]["label"].startswith("mix")
+
+
+async def test_an_embedder_is_measured_by_its_vectors() -> None:
+    bench = ScriptedWorkbench()
+    wanted = data.digest("qwen3-8b-q5_k_m")[:12]
+    for entry in list(bench.catalogue.values()):
+        bench.catalogue[entry.id] = REPLACE(entry, card={**entry.card, "pooling": "mean"})
+    bench.catalogue[wanted] = REPLACE(
+        bench.catalogue[wanted], measured={"mean_distance": 0.0081, "same_nearest": 0.94, "mean_kld": 7.0}
+    )
+    async with running(bench, size=(160, 50), mode="quantize") as (app, pilot, bench):
+        await until(pilot, lambda: "0.0081" in screen_text(app) and "distance of vectors" in screen_text(app))
+        grid = app.screen.query_one(Grid)
+        grid.focus()
+        grid.select(wanted)
+        await pilot.press("m")
+        await until(pilot, lambda: bool(_submitted(bench)))
+        members = view.family(bench.catalogue[wanted], list(bench.catalogue.values()))
+        base = view.base_of(members)
+        assert base is not None
+        assert _submitted(bench) == [KldStep(model=wanted, base=base.id)]
+        grid.select(base.id)
+        await pilot.press("m")
+        await until(pilot, lambda: "is an embedder" in screen_text(app))
+        assert len(_submitted(bench)) == 1, "nothing is nearer to it than itself"

@@ -9,6 +9,8 @@ from lathe.engine.errors import describe
 from lathe.engine.workbench import Finding
 from lathe.tui.board import Board
 from lathe.tui.screens.base import PlaceScreen
+from lathe.tui.screens.dialogs import Ask
+from lathe.tui.screens.model_work import install_toolchain
 from lathe.tui.widgets.base import Canvas, Panel
 from lathe.tui.widgets.columns import Column
 from lathe.tui.widgets.grid import Grid, Row
@@ -34,6 +36,13 @@ class Doctor(PlaceScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "examine", "examine again", id="doctor.run", tooltip="Examine the machine again"),
         Binding("y", "copy", "copy the fix", id="doctor.copy", tooltip="Copy the command that mends it"),
+        Binding(
+            "t",
+            "toolchain",
+            "install converter",
+            id="doctor.toolchain",
+            tooltip="Install llama.cpp's own converter, for architectures that Lathe's does not know",
+        ),
         Binding("slash", "filter", "filter", id="doctor.filter", tooltip="Show only the findings that match"),
     ]
 
@@ -115,6 +124,19 @@ class Doctor(PlaceScreen):
         if finding.fix:
             return [*lines, [], *wrap(finding.fix, width, "accent", height - len(lines) - 1)]
         return [*lines, [], [(f"{self.lathe.glyphs.good} nothing to do", "good" if finding.level == "ok" else "dim")]]
+
+    def action_toolchain(self) -> None:
+        """Install llama.cpp's own converter."""
+        dialog = Ask(
+            "Install llama.cpp's own converter", "From", "",
+            hint="A source archive of llama-cpp-python, or a packed toolchain; empty: the registry, unless offline.",
+        )  # fmt: skip
+
+        def take(path: str | None) -> None:
+            if path is not None:
+                install_toolchain(self.lathe, path.strip() or None)
+
+        self.app.push_screen(dialog, take)
 
     def copy_text(self) -> tuple[str, str]:
         finding = self.finding

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lathe.engine.jobs.values import Job
-from lathe.engine.steps import Step
+from lathe.engine.steps import Step, ToolchainStep
 from lathe.engine.worker.messages import LoadOptions
 from lathe.store.models import ModelEntry
 from lathe.tui.views.rows import kind_of
@@ -30,6 +31,13 @@ def submit(app: LatheApp, step: Step, command: str, then: Callable[[Job], None] 
             then(job)
 
     app.do(lambda bench: bench.submit(step), queued, command=command)
+
+
+def install_toolchain(app: LatheApp, source: str | None) -> None:
+    """Install llama.cpp's own converter from a file, or through pip."""
+    path = str(Path(source).expanduser().absolute()) if source else None
+    words = ["lathe", "toolchain", "install", *(["--from", path] if path else [])]
+    submit(app, ToolchainStep(source=path), shlex.join(words))
 
 
 def load(app: LatheApp, entry: ModelEntry, options: LoadOptions, force: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from lathe.engine.errors import UsageError
-from lathe.tui.commands import VERBS, Command, commands, execute, parse
+from lathe.tui.commands import NEED_NOTHING, VERBS, Command, commands, execute, parse
 from lathe.tui.screens.dialogs import Dialog
 from lathe.tui.text import plain
 from lathe.tui.widgets.base import Words
@@ -59,7 +59,7 @@ class Palette(Dialog[None]):
         parsed = parse(text)
         usage = VERBS[parsed[0]] if parsed is not None else ""
         self.query_one("#problem", Words).say(plain(usage))
-        if parsed is not None and not parsed[1] and parsed[0] not in ("scan", "filter"):
+        if parsed is not None and not parsed[1] and parsed[0] not in NEED_NOTHING:
             parsed = None
         if text.strip():
             matcher = Matcher(text.strip())

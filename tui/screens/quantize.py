@@ -131,10 +131,10 @@ class Quantize(PlaceScreen):
         panel = self.query_one("#plot", Panel)
         if len(dots) < 2:
             panel.entitle("Size and quality")
-            return [[], [("  m  measures the variant under the cursor: its perplexity,", "dim")],
-                    [("     and its divergence from the full-precision model", "dim")]]  # fmt: skip
+            told = ("     and its divergence from the full-precision model", "dim")
+            return [[], [("  m  measures the variant under the cursor: its perplexity,", "dim")], [told]]
         panel.entitle(what, "against size")
-        show_y = view.closeness if what == "KLD" else lambda y: f"{y * 100:.2g}%"
+        show_y = view.closeness if what != view.RISE else lambda y: f"{y * 100:.2g}%"
         return scatter(dots, width, height, self.lathe.glyphs, show_x=formats.size, show_y=show_y)
 
     @work(exclusive=True, group="fits", exit_on_error=False)
@@ -276,17 +276,21 @@ class Quantize(PlaceScreen):
         self.lathe.redraw()
 
     def action_measure(self) -> None:
-        """Perplexity, and divergence from the base."""
+        """Perplexity, and divergence from the base; of embedders, the distance of their vectors from the base's."""
         members = view.family(self.source, self.board.models)
         base, text = view.base_of(members), self.query_one(Fields)["text"] or None
+        on = ["--text", text] if text else []
         for entry in self._chosen():
-            submit(
-                self.lathe, PerplexityStep(model=entry.id, text=text),
-                shlex.join(["lathe", "perplexity", entry.name, *(["--text", text] if text else [])]), self._watch,
-            )  # fmt: skip
-            if base is not None and base.id != entry.id and entry.format == "gguf":
-                words = ["lathe", "kld", entry.name, "--base", base.name, *(["--text", text] if text else [])]
-                step = KldStep(model=entry.id, base=base.id, text=text)
+            beside = base if base is not None and base.id != entry.id and entry.format == "gguf" else None
+            if not view.embeds(entry):
+                words = ["lathe", "perplexity", entry.name, *on]
+                submit(self.lathe, PerplexityStep(model=entry.id, text=text), shlex.join(words), self._watch)
+            elif beside is None:
+                told = f"{entry.name} is an embedder: its quantized GGUFs are measured beside the widest one."
+                self.lathe.notify(told, severity="warning")
+            if beside is not None:
+                words = ["lathe", "kld", entry.name, "--base", beside.name, *on]
+                step = KldStep(model=entry.id, base=beside.id, text=text)
                 submit(self.lathe, step, shlex.join(words), self._watch)
 
     def _chosen(self) -> list[ModelEntry]:

@@ -47,6 +47,7 @@ COLUMNS = (
 )
 FULL_BITS = 15.9
 """Bits per weight from which a file counts as full precision."""
+RISE = "rise of perplexity"
 WORK = (ConvertStep, QuantizeStep, OnnxQuantizeStep, ImatrixStep, PerplexityStep, KldStep)
 """Steps whose progress belongs to this place."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?)B?", re.IGNORECASE)
@@ -118,8 +119,18 @@ def rise(entry: ModelEntry, base: ModelEntry | None) -> float | None:
 
 
 def divergence(entry: ModelEntry, base: ModelEntry | None) -> float | None:
-    """Mean divergence from the base; the base has none from itself."""
-    return 0.0 if base is not None and entry.id == base.id else figure(entry, "mean_kld")
+    """Mean divergence from the base, of embedders the mean distance of vectors; the base has none from itself."""
+    return 0.0 if base is not None and entry.id == base.id else figure(entry, divergence_name(entry))
+
+
+def embeds(entry: ModelEntry) -> bool:
+    """Whether a model gives vectors and predicts no next token."""
+    return card_of(entry).pooling is not None
+
+
+def divergence_name(entry: ModelEntry) -> str:
+    """What its distance from a base is called among its figures."""
+    return "mean_distance" if embeds(entry) else "mean_kld"
 
 
 def best(members: Sequence[ModelEntry], base: ModelEntry | None) -> frozenset[str]:
@@ -158,7 +169,7 @@ def _row(
     noise = (figure(entry, "perplexity_error") or 0.0) / perplexity if perplexity else 0.0
     # A difference inside the noise is no difference.
     rise_ink = "dim" if rising is not None and abs(rising) < noise else "text"
-    speed, top = figure(entry, "tokens_per_s"), figure(entry, "same_top_p")
+    speed, top = figure(entry, "tokens_per_s"), figure(entry, "same_nearest" if embeds(entry) else "same_top_p")
     kind = card.file_type or formats.NONE
     state = (busy, "accent") if busy else ("base", "dim") if base is not None and entry.id == base.id else ("", "dim")
     cells: tuple[Cell, ...] = (
@@ -223,7 +234,8 @@ def dots(members: Sequence[ModelEntry], chosen: str | None) -> tuple[str, list[D
         if y is not None:
             name = card_of(entry).file_type or entry.name
             found.append(Dot(entry.bytes, max(0.0, y), name, entry.id in stars, entry.id == chosen))
-    return "KLD" if by_loss else "rise of perplexity", found
+    loss = "distance of vectors" if any(embeds(entry) for entry in members) else "KLD"
+    return loss if by_loss else RISE, found
 
 
 def shown_job(jobs: Sequence[Job], wanted: str | None, kinds: tuple[type, ...]) -> Job | None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from lathe.store.evals import Review
+from lathe.tui import formats
 from lathe.tui.glyphs import Glyphs
 from lathe.tui.review_desk import Item, Said
 from lathe.tui.text import clean
@@ -106,7 +107,7 @@ def standing_lines(
         games = sum(review.label in ("A", "B", "tie") and _about(review, name) for review in last.values())
         head = f"{name:<{min(longest, 40)}}  {rating:6.0f}  "
         share = min(1.0, max(0.0, (rating - 800) / 400))
-        lines.append([(head, "value"), *bar(share, 20, glyphs), (f"  Elo of {games} pairs", "dim")])
+        lines.append([(head, "value"), *bar(share, 20, glyphs), (f"  Elo of {formats.many(games, 'pair')}", "dim")])
     for (first, second), kappa in agreements.items():
         value = "cannot be told" if kappa is None else f"{kappa:.2f}"
         lines.append([("agreement  ", "dim"), (f"{first} and {second}  ", "text"), (f"kappa {value}", "value")])

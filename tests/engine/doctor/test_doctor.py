@@ -40,7 +40,10 @@ async def test_this_machine_is_examined_in_full(home: Path) -> None:
     before = set(sys.modules)
     findings = await doctor.examine(Home(home).create())
     areas = {finding.area for finding in findings}
-    assert areas >= {"cpu", "memory", "gpu", "disk", "llama.cpp", "sqlite", "extras", "network", "workspace"}
+    assert areas >= {
+        "cpu", "memory", "gpu", "disk", "llama.cpp", "sqlite", "extras", "network", "workspace", "convert",
+    }  # fmt: skip
+    assert "not installed" in next(finding.value for finding in findings if finding.area == "convert")
     assert not [finding for finding in findings if finding.name == "examination"]
     library = next(finding for finding in findings if finding.name == "library" and finding.area == "llama.cpp")
     assert library.level == "ok" and metadata.version("llama-cpp-python") in library.value
