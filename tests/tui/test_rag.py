@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from lathe.engine.errors import MissingError, UnavailableError
 from lathe.engine.jobs.values import Progress
-from lathe.engine.rag.requests import AskEvent, AskRequest, Checked, PassageView, SentenceSupport
+from lathe.engine.rag.requests import Answered, AskEvent, AskRequest, Checked, PassageView, SentenceSupport
 from lathe.engine.steps import (
     RagBuildStep,
     RagEvalStep,
@@ -443,6 +443,14 @@ def test_citations_of_passages_that_were_not_given_stand_out() -> None:
     inks = {text: ink for text, ink in line if text.startswith("[")}
     assert inks == {"[1]": "accent", "[7]": "bad"}
     assert width_of(line) == len("yes [1] no [7]")
+
+
+def test_an_answer_without_words_is_told() -> None:
+    events = script.answer(script.search(_request("token")))
+    (answered,) = [event for event in events if isinstance(event, Answered)]
+    for text, told in (("", True), (" \n", True), ("yes", False)):
+        lines = answers.answer_lines(text, (), REPLACE(answered, in_documents=True), None, 60, UNICODE)
+        assert any("answered nothing" in part for line in lines for part, _ in line) is told
 
 
 def test_support_that_could_not_be_measured_says_why() -> None:

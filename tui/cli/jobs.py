@@ -39,7 +39,8 @@ def list_jobs(shell: Shell, state: str | None, limit: int, as_json: bool) -> Non
         put_json(found)
         return
     rows = [
-        (job.id, name_of(job.step), job.title, job.state, percent(job.progress.fraction), duration(job.progress.eta_s),
+        (job.id, name_of(job.step), job.title, job.state,
+         percent(1.0 if job.state == "done" else job.progress.fraction), duration(job.progress.eta_s),
          job.failure.message if job.failure else "")
         for job in found
     ]  # fmt: skip

@@ -91,6 +91,8 @@ def answer_lines(
     lines: list[Line] = []
     for paragraph in _BLANKS.sub("\n\n", clean(text[:_KEPT])).strip("\n").split("\n"):
         lines += [_cited(line, numbers) for line in wrap(paragraph, width, "text", 10_000)] if paragraph else [[]]
+    if answered is not None and answered.in_documents and not text.strip():
+        lines = [[("The model answered nothing. ", "warn"), ("Another one, or fewer passages, may do better.", "dim")]]
     if answered is not None and not answered.in_documents:
         lines += [[], [(f"{glyphs.warn} Not in the documents: ", "warn"),
                        ("what was found is no answer. A asks all the same.", "dim")]]  # fmt: skip
