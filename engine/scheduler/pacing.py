@@ -5,8 +5,9 @@ Prompt tokens in a batch delay the next token of every stream in it. Three rules
 1. with no stream running, a whole batch;
 2. prompts that fit one batch are short and taken whole: one late token per stream buys a quick first token;
 3. of longer prompts so much that the iteration takes at most `TARGET` times what a pure decode iteration took before
-   they came; the amount follows the measured times, and what the prompt's cells cost the streams counts. One iteration in `ALLOWANCE` may carry a whole batch: more than nineteen of twenty
-   inter-token times stay within the target, which is what a 95th percentile sees, and the prompt is done sooner.
+   they came; the amount follows the measured times, and what the prompt's cells cost the streams counts. One iteration
+   in `ALLOWANCE` may carry a whole batch: more than nineteen of twenty inter-token times stay within the target, which
+   is what a 95th percentile sees, and the prompt is done sooner.
 
 Where so little is left for a long prompt that its few tokens cost more than they bring (deep in a prompt, attention for
 one more row takes longer than the streams' whole iteration), it gets none but in those whole batches.

@@ -1,4 +1,4 @@
-"""Prompt tokens beside running streams: a machine is played, and the streams' times must stay within what is promised."""
+"""Prompt tokens beside running streams: a machine is played, and the times of the streams must keep the promise."""
 
 from __future__ import annotations
 

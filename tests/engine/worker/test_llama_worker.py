@@ -266,7 +266,8 @@ def test_a_request_can_leave_the_cache_alone(worker: WorkerChild) -> None:
 
 
 def test_memory_runs_out_and_every_answer_is_still_right(start: Any) -> None:
-    child = start(slots=6, context=200, kv_tokens=256)
+    # Flash attention on the CPU rounds by the shape of the batch, and a tie of two tokens would turn on it.
+    child = start(slots=6, context=200, kv_tokens=256, flash_attention=False)
     prompts = [f"{prompt} # {index}" for index, prompt in enumerate(PROMPTS)]
     sampling = Sampling(temperature=0, ignore_eos=True)
     alone = [child.text(prompt=prompt, max_tokens=100, sampling=sampling) for prompt in prompts]
