@@ -120,7 +120,7 @@ async def test_pairs_are_blind_until_they_are_judged() -> None:
         preferred = judged.answer if kept.label == "A" else judged.other
         assert preferred == item.shown()[1]
         await until(pilot, lambda: f"B is better   {item.models()[1]}" in screen_text(app))
-        assert "Elo of 1 pairs" in screen_text(app)
+        assert "Elo of 1 pair" in screen_text(app)
         await pilot.press("o")
         await until(pilot, lambda: _place(app).item != item)
         await pilot.press("t")
