@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from lathe.engine.errors import MissingError, UnavailableError
-from lathe.engine.jobs.values import Progress
+from lathe.engine.jobs.values import Job, Progress
 from lathe.engine.rag.requests import Answered, AskEvent, AskRequest, Checked, PassageView, SentenceSupport
 from lathe.engine.steps import (
     RagBuildStep,
@@ -185,6 +185,19 @@ async def test_retrieval_is_measured_on_the_golden_questions() -> None:
         await until(pilot, lambda: [type(step) for step in _submitted(bench)] == [RagEvalStep])
         assert isinstance(app.screen, Stores)
         assert app.screen._tab == "figures"
+
+
+async def test_a_measurement_on_a_test_set_is_watched_from_any_store() -> None:
+    async with running(size=(120, 40), mode="rag") as (app, pilot, _):
+        await until(pilot, lambda: "handbook/vpn.md" in screen_text(app))
+        place: Any = app.screen
+        before = place.job
+        measuring = Job(id="j-99", step=RagEvalStep(beir="/scifact"), title="scifact", state="running")
+        jobs = [measuring, *app.board.jobs]
+        assert view.shown_job(jobs, "handbook") == measuring
+        assert view.shown_job([REPLACE(measuring, state="done"), *app.board.jobs], "handbook") == before
+        busy = Job(id="j-98", step=RagVerifyStep(store="handbook"), title="handbook", state="running")
+        assert view.shown_job([measuring, busy], "handbook") == busy
 
 
 async def test_versions_show_what_each_changed() -> None:

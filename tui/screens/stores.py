@@ -206,7 +206,7 @@ class Stores(PlaceScreen):
         """What is done to it, or was done last; a store that is being made has only its job."""
         store = self.store
         if store is not None:
-            return view.store_job(self.board.jobs, store.settings.name)
+            return view.shown_job(self.board.jobs, store.settings.name)
         builds = (job for job in self.board.jobs if isinstance(job.step, RagBuildStep) and job.state not in FINAL)
         return next(builds, None)
 

@@ -120,6 +120,15 @@ def store_job(jobs: Sequence[Job], store: str) -> Job | None:
     return next((job for job in own if job.state not in FINAL), next(iter(own), None))
 
 
+def shown_job(jobs: Sequence[Job], store: str) -> Job | None:
+    """The store's job, or a measurement on a test set, which belongs to no store, while that alone runs."""
+    own = store_job(jobs, store)
+    if own is not None and own.state not in FINAL:
+        return own
+    on_sets = (job for job in jobs if isinstance(job.step, RagEvalStep) and job.step.store is None)
+    return next((job for job in on_sets if job.state not in FINAL), own)
+
+
 def facts(store: StoreStats, details: StoreDetails | None, width: int, height: int, glyphs: Glyphs) -> list[Line]:
     """What one store is: sources, splitter, vectors, history."""
     settings, lines = store.settings, list[Line]()
