@@ -12,7 +12,7 @@ from collections.abc import Hashable
 
 import msgspec
 from lathe.engine.scheduler.radix import Node, RadixTree
-from lathe.engine.scheduler.spill import WORTH, Spill
+from lathe.engine.scheduler.spill import OWN, WORTH, Spill
 
 LATER = 512
 """Idle cells above the limit that are let go after the next first token instead of before it."""
@@ -364,8 +364,8 @@ class Ledger:
         self._discard_if_empty(realm)
 
     def _spills(self, leaf: Node) -> bool:
-        """Whether a leaf goes to main memory: most of its path must be its own, for the whole path is copied."""
-        return self._spill.takes(leaf.end) and len(leaf.tokens) >= WORTH and 2 * len(leaf.tokens) >= leaf.end
+        """Whether a leaf goes to main memory: enough of its path must be its own, for the whole path is copied."""
+        return self._spill.takes(leaf.end) and len(leaf.tokens) >= WORTH and OWN * len(leaf.tokens) >= leaf.end
 
     def _save(self, realm: Realm, sequence: int, tokens: list[int]) -> None:
         entry, gone = self._spill.add(realm, tokens)

@@ -14,7 +14,7 @@ from lathe.engine.scheduler.radix import common_prefix
 WORTH = 64
 """Tokens below which a prefix is computed again rather than kept."""
 OWN = 8
-"""An entry of which less than one in so many tokens is its own makes way for the newer one that shares the others."""
+"""Of a prefix one in so many tokens must be its own: else those few are computed again, and no rest is kept twice."""
 
 
 class Entry:
@@ -68,15 +68,14 @@ class Spill:
         """
         if not self.takes(len(tokens)):
             return None, []
-        known, same = self.find(realm, tokens, len(tokens))
-        if known is not None and same == len(tokens):
-            self.touch(known)
-            return None, []
-        gone = [
-            entry.number
-            for entry in self._entries.values()
-            if entry.realm == realm and not self._whole and self._nearly_holds(tokens, entry.tokens)
-        ]
+        gone: list[int] = []
+        for entry in self._entries.values():
+            same = common_prefix(entry.tokens, tokens) if entry.realm == realm else 0
+            if same == len(tokens) and not (self._whole and same < len(entry.tokens)):
+                self.touch(entry)
+                return None, []
+            if same and not self._whole and len(entry.tokens) - same <= len(entry.tokens) // OWN:
+                gone.append(entry.number)  # the new one holds all but little of it
         for number in gone:
             self._remove(number)
         while self._size + len(tokens) > self._capacity:
@@ -88,11 +87,6 @@ class Spill:
         self._entries[self._numbers] = Entry(self._numbers, realm, tokens, self._clock)
         self._size += len(tokens)
         return self._numbers, gone
-
-    @staticmethod
-    def _nearly_holds(tokens: list[int], older: list[int]) -> bool:
-        """Whether so little of an older entry is not in the new one that computing it again is cheaper than room."""
-        return len(older) - common_prefix(older, tokens) <= len(older) // OWN
 
     def touch(self, entry: Entry) -> None:
         """Note that an entry was used."""

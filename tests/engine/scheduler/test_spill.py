@@ -58,6 +58,21 @@ def test_what_was_added_last_is_there_and_the_books_balance(texts: list[list[int
             assert len(older) - same > len(older) // OWN
 
 
+@pytest.mark.parametrize(("own", "first"), [(300, 1100), (70, 800)])
+def test_a_conversation_behind_a_shared_beginning_is_kept_where_enough_is_its_own(own: int, first: int) -> None:
+    ledger = Ledger(8192, 8, idle_tokens=0, spill_tokens=8192)
+    texts = [[*PREFIX, *range(start, start + own)] for start in (1000, 2000)]
+    for text in texts:
+        hold = ledger.open("a", text, len(text) - 1)
+        ledger.compute(hold, len(text) - hold.computed)
+        ledger.close(hold, text)
+    other = list(range(5000, 5100))
+    ledger.compute(ledger.open("b", other, 99), 100)
+    ledger.cool()
+    assert ledger.cached == 0, "all that waited left"
+    assert [ledger.known("a", text, 2000) for text in texts] == [first, len(PREFIX) + own]
+
+
 def test_idle_cells_wait_longer_while_a_first_token_is_due() -> None:
     ledger = Ledger(4096, 8, idle_tokens=100, spill_tokens=4096)
     for start in (0, 1000):

@@ -23,8 +23,6 @@ from lathe.engine.worker.backends.llama.threads import Threads
 
 _ABORTED = 2
 """llama_decode's status."""
-_SPARE = 4
-"""Pieces of memory kept for the next states."""
 _WORTH_ABORTING = 32
 """Prompt tokens in a batch from which on it is aborted for a cancelled request; less is done soon."""
 
@@ -43,8 +41,6 @@ class Ring:
         self._view: tuple[int, Rows] | None = None
         self._saved: dict[int, npt.NDArray[np.uint8]] = {}
         """States of sequences that left the cache."""
-        self._spare: list[npt.NDArray[np.uint8]] = []
-        """Memory of those that were forgotten last: touching new memory takes longer than the copy."""
         self._flight: dict[int, int] | None = None
         """Prompt tokens per request in the batch that is being decoded."""
         self.busy_since = 0.0
@@ -56,7 +52,11 @@ class Ring:
         return self._context.handle
 
     def apply(self, effects: list[Effect]) -> None:
-        """Carry out what the ledger wrote down."""
+        """Carry out what the ledger wrote down; what is saved takes the memory of what was just forgotten for it.
+
+        Touching new memory takes longer than the copy.
+        """
+        spare: list[npt.NDArray[np.uint8]] = []
         for effect in effects:
             match effect:
                 case Share(source, target, start, end):
@@ -65,12 +65,11 @@ class Ring:
                     if not self._context.remove(sequence, start, -1 if end is None else end):
                         raise InternalError(f"llama.cpp cannot cut sequence {sequence} at {start}")
                 case Save(sequence, entry):
-                    self._saved[entry] = self._state(sequence)
+                    self._saved[entry] = self._state(sequence, spare)
                 case Restore(entry, sequence):
                     self._bring_back(self._saved[entry], sequence)
                 case Discard(entry):
-                    self._spare.append(self._saved.pop(entry))
-                    del self._spare[:-_SPARE]
+                    spare.append(self._saved.pop(entry))
 
     def compute(self, plan: Plan) -> float | None:
         """Decode a plan's tokens; returns the seconds it took, None when it was aborted.
@@ -136,20 +135,13 @@ class Ring:
             self._view = address, self._context.logits(self._max_outputs)
         return self._view[1]
 
-    def _state(self, sequence: int) -> npt.NDArray[np.uint8]:
+    def _state(self, sequence: int, spare: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
         size = self._lib.llama_state_seq_get_size(self._context.handle, sequence)
-        state = self._memory(size)
+        state = _memory(size, spare)
         written = self._lib.llama_state_seq_get_data(self._context.handle, _bytes(state), size, sequence)
         if written != size:
             raise InternalError(f"llama.cpp saved {written} of {size} bytes of sequence {sequence}")
         return state
-
-    def _memory(self, size: int) -> npt.NDArray[np.uint8]:
-        """Room for a state, and some more, so that the next of its kind can take its place."""
-        for index, spare in enumerate(self._spare):
-            if size <= len(spare) <= 2 * size:
-                return self._spare.pop(index)
-        return np.empty(size + size // 8, np.uint8)
 
     def _bring_back(self, state: npt.NDArray[np.uint8], sequence: int) -> None:
         if not self._lib.llama_state_seq_set_data(self._context.handle, _bytes(state), len(state), sequence):
@@ -179,3 +171,11 @@ def _native(chunk: Chunk) -> int:
     hold = chunk.sequence.hold
     assert hold is not None
     return hold.sequence
+
+
+def _memory(size: int, spare: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """Room for a state, and some more, so that the next of its kind can take its place."""
+    for index, one in enumerate(spare):
+        if size <= len(one) <= 2 * size:
+            return spare.pop(index)
+    return np.empty(size + size // 8, np.uint8)
