@@ -42,7 +42,7 @@ def run(step: KldStep, context: JobContext) -> Outcome:
     entry = context.model(step.model)
     with ExitStack() as stack:
         model = stack.enter_context(load(gguf_path(entry), step.gpu_layers, context))
-        if not model.generates and step.base is not None:
+        if model.embeds and step.base is not None:
             return _vectors(step, context, model, stack)
         base, chunks, digest = _base(step, context, model, stack)
         runner = stack.enter_context(LlamaContext(model, chunks.options(threads=step.threads)))
@@ -71,28 +71,31 @@ def run(step: KldStep, context: JobContext) -> Outcome:
     return Outcome(artefacts=artefacts, figures=_figures(result, digest), rows=_percentiles(result))
 
 
+def _text(step: KldStep) -> bytes:
+    from lathe.engine.measure.chunks import read_text
+
+    return read_text(Path(step.text).expanduser() if step.text else HELD_OUT_TEXT)
+
+
 def _vectors(step: KldStep, context: JobContext, model: LlamaModel, stack: ExitStack) -> Outcome:
     """Compare two embedders passage by passage."""
     from lathe.engine.jobs.loading import load
-    from lathe.engine.measure.chunks import read_text
     from lathe.engine.measure.vectors import compare, embed, passages
 
     if step.save_base:
         raise UsageError("kld: an embedder has no log-probabilities to save", hint="leave the base file out")
     assert step.base is not None
-    text = read_text(Path(step.text).expanduser() if step.text else HELD_OUT_TEXT)
+    text = _text(step)
     base = stack.enter_context(load(gguf_path(context.model(step.base)), step.gpu_layers, context))
     pieces = passages(text, step.context, step.chunks)
-    rows = [
-        embed(
-            one, pieces, step.context, threads=step.threads,
-            progress=lambda done, past=past: context.progress(  # type: ignore[misc]
-                "vectors", past + done, 2 * len(pieces), "passage"
-            ),
-        )
-        for past, one in ((0, base), (len(pieces), model))
-    ]  # fmt: skip
-    result = compare(*rows)
+
+    def vectors(of: LlamaModel, past: int) -> Rows:
+        def progress(done: int) -> None:
+            context.progress("vectors", past + done, 2 * len(pieces), "passage")
+
+        return embed(of, pieces, step.context, threads=step.threads, progress=progress)
+
+    result = compare(vectors(base, 0), vectors(model, len(pieces)))
     context.log(f"mean distance {result.distance.value:.6f}, same nearest passage {result.same_nearest.value:.2%}")
     figures: dict[str, Figure] = {"passages": result.passages}
     for name, estimate in (
@@ -122,7 +125,7 @@ def _base(
             chunks = chunks.limited(step.chunks)
         return stored, chunks, hashlib.sha256(stored.tokens.tobytes()).hexdigest()
     assert step.base is not None
-    text = chunked.read_text(Path(step.text).expanduser() if step.text else HELD_OUT_TEXT)
+    text = _text(step)
     base = stack.enter_context(load(gguf_path(context.model(step.base)), step.gpu_layers, context))
     chunks = chunked.cut(base, text, step.context, step.chunks)
     own = model.tokenize(text, add_special=True)

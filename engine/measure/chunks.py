@@ -101,6 +101,15 @@ def read_text(path: Path) -> bytes:
         raise MissingError(f"no text at {path}") from error
 
 
+def check_length(model: LlamaModel, tokens: int) -> None:
+    """Refuse texts that are longer than an embedder can read; raises `DataError`."""
+    if tokens > model.n_ctx_train:
+        raise DataError(
+            f"{model.path.name} reads texts of at most {model.n_ctx_train} tokens",
+            hint=f"use a context of at most {model.n_ctx_train}",
+        )
+
+
 def cut(model: LlamaModel, text: bytes, n_ctx: int, limit: int = -1, *, embedders: bool = False) -> Chunks:
     """Tokenize a text and cut it; `limit` is the most chunks taken, -1 takes all.
 
@@ -115,11 +124,8 @@ def cut(model: LlamaModel, text: bytes, n_ctx: int, limit: int = -1, *, embedder
             f"{model.path.name} predicts no next token",
             hint="an embedder is measured by its vectors: `lathe kld` beside its base, `lathe rag eval --embedder`",
         )
-    if not model.generates and n_ctx > model.n_ctx_train:
-        raise DataError(
-            f"{model.path.name} reads texts of at most {model.n_ctx_train} tokens",
-            hint=f"use a context of at most {model.n_ctx_train}",
-        )
+    if not model.generates:
+        check_length(model, n_ctx)
     tokens = model.tokenize(text, add_special=True)
     if len(tokens) < 2 * n_ctx:
         raise DataError(

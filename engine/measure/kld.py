@@ -154,13 +154,13 @@ def statistics(rows: Rows) -> Divergence:
     wide = rows.astype(np.float64)
     nll, base, kld = wide[:, _NLL], wide[:, _BASE], wide[:, _KLD]
     delta = np.exp(-nll) - np.exp(-base)
-    log_ppl, log_base = _mean(nll), _mean(base)
+    log_ppl, log_base = mean(nll), mean(base)
     covariance = float(((nll * base).mean() - nll.mean() * base.mean()) / (count - 1)) if count >= 10 else 0.0
     ppl = Estimate(math.exp(log_ppl.value), math.exp(log_ppl.value) * log_ppl.error)
     base_ppl = Estimate(math.exp(log_base.value), math.exp(log_base.value) * log_base.error)
     log_ratio = Estimate(log_ppl.value - log_base.value, _difference_error(log_ppl, log_base, covariance))
     both = log_ppl.error * log_base.error
-    square = _mean(delta**2)
+    square = mean(delta**2)
     rms = math.sqrt(square.value)
     top = float(rows[:, _SAME].mean())
     return Divergence(
@@ -173,21 +173,22 @@ def statistics(rows: Rows) -> Divergence:
         difference=Estimate(
             ppl.value - base_ppl.value, _difference_error(ppl, base_ppl, ppl.value * base_ppl.value * covariance)
         ),
-        kld=_mean(kld),
+        kld=mean(kld),
         kld_maximum=float(kld.max()),
         kld_minimum=float(kld.min()),
         kld_percentiles=_percentiles(kld),
-        delta_p=_mean(delta),
+        delta_p=mean(delta),
         delta_p_rms=Estimate(rms, 0.5 / rms * square.error if rms > 0 else 0.0),
         delta_p_percentiles=_percentiles(delta),
         same_top=Estimate(top, math.sqrt(top * (1 - top) / (count - 1)) if count > 1 else 0.0),
     )
 
 
-def _mean(values: npt.NDArray[np.float64]) -> Estimate:
-    count, mean = len(values), float(values.mean())
-    variance = float(np.square(values).mean()) - mean * mean
-    return Estimate(mean, math.sqrt(variance / (count - 1)) if variance > 0 and count > 10 else 0.0)
+def mean(values: npt.NDArray[np.float64], *, least: int = 11) -> Estimate:
+    """Mean with its standard error, which llama-perplexity gives from eleven values on."""
+    count, centre = len(values), float(values.mean())
+    variance = float(np.square(values).mean()) - centre * centre
+    return Estimate(centre, math.sqrt(variance / (count - 1)) if variance > 0 and count >= least else 0.0)
 
 
 def _difference_error(one: Estimate, other: Estimate, covariance: float) -> float:

@@ -14,9 +14,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 from lathe.engine.errors import DataError
-from lathe.engine.measure.kld import Estimate
+from lathe.engine.measure.chunks import check_length
+from lathe.engine.measure.kld import Estimate, mean
 from lathe.engine.native.llama import LlamaModel
-from lathe.engine.native.vectors import pooling_context, ranks, vectors
+from lathe.engine.native.vectors import pooling_context, ranks, together, vectors
 
 PERCENTILES = (99.9, 99.0, 95.0, 90.0, 75.0, 50.0)
 NEIGHBOURS = 10
@@ -77,21 +78,13 @@ def embed(
     """
     if ranks(model):
         raise DataError(f"{model.path.name} scores pairs of texts and has no vectors to compare")
-    if tokens > model.n_ctx_train:
-        raise DataError(
-            f"{model.path.name} reads texts of at most {model.n_ctx_train} tokens",
-            hint=f"use a context of at most {model.n_ctx_train}",
-        )
+    check_length(model, tokens)
     cut = [_tokens(model, text, tokens) for text in texts]
     rows: list[Rows] = []
     with pooling_context(model, tokens=max(tokens, _BATCH_TOKENS), sequences=_SEQUENCES, threads=threads) as context:
         while len(rows) < len(cut):
-            batch: list[list[int]] = []
-            for one in cut[len(rows) : len(rows) + _SEQUENCES]:
-                if batch and sum(map(len, batch)) + len(one) > _BATCH_TOKENS:
-                    break
-                batch.append(one)
-            rows += vectors(context, batch)
+            count = together(cut, len(rows), tokens=_BATCH_TOKENS, sequences=_SEQUENCES)
+            rows += vectors(context, cut[len(rows) : len(rows) + count])
             progress(len(rows))
     found: Rows = np.stack(rows)
     found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.finfo(np.float32).tiny)
@@ -99,7 +92,7 @@ def embed(
 
 
 def compare(base: Rows, other: Rows) -> Likeness:
-    """Compare unit vectors of the same passages; widths may differ only where nothing is compared but neighbours.
+    """Compare unit vectors of the same passages.
 
     Raises:
         DataError: the vectors have different widths.
@@ -116,11 +109,11 @@ def compare(base: Rows, other: Rows) -> Likeness:
     common = np.array([len(np.intersect1d(a, b)) / count for a, b in zip(ours, theirs, strict=True)])
     return Likeness(
         passages=len(base),
-        distance=_estimate(distances),
+        distance=mean(distances, least=2),
         distance_maximum=float(distances.max()),
         distance_percentiles={at: float(np.percentile(distances, at)) for at in PERCENTILES},
-        same_nearest=_estimate((ours[:, 0] == theirs[:, 0]).astype(float)),
-        neighbours=_estimate(common),
+        same_nearest=mean((ours[:, 0] == theirs[:, 0]).astype(float), least=2),
+        neighbours=mean(common, least=2),
     )
 
 
@@ -132,10 +125,6 @@ def _nearest(rows: Rows, count: int) -> npt.NDArray[np.int64]:
         block[np.arange(len(block)), np.arange(start, start + len(block))] = -np.inf
         found[start : start + len(block)] = np.argsort(-block, axis=1, kind="stable")[:, :count]
     return found
-
-
-def _estimate(values: npt.NDArray[np.float64]) -> Estimate:
-    return Estimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
 
 
 def _tokens(model: LlamaModel, text: bytes, most: int) -> list[int]:

@@ -182,6 +182,12 @@ class LlamaModel(Vocabulary):
         return self.has_decoder and causal
 
     @property
+    def embeds(self) -> bool:
+        """Whether its vectors are what it is for: it generates nothing, or its file names a pooling."""
+        architecture = self.metadata("general.architecture") or ""
+        return not self.generates or self.metadata(f"{architecture}.pooling_type") not in (None, "0")
+
+    @property
     def is_recurrent(self) -> bool:
         """Whether its memory is a state that cannot be cut (Mamba, RWKV, hybrids)."""
         return bool(self._lib.llama_model_is_recurrent(self.handle) or self._lib.llama_model_is_hybrid(self.handle))

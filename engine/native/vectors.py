@@ -57,6 +57,17 @@ def pooling_context(
     return context
 
 
+def together(texts: Sequence[Sequence[int]], start: int, *, tokens: int, sequences: int) -> int:
+    """How many of the texts from `start` on one batch takes: at least one, whatever its length."""
+    count = size = 0
+    for text in texts[start : start + sequences]:
+        size += len(text)
+        if count and size > tokens:
+            break
+        count += 1
+    return count
+
+
 def vectors(context: LlamaContext, texts: Sequence[Sequence[int]]) -> list[Vector]:
     """A row for each text, in one batch; of a cross-encoder, its score."""
     batch = Batch(sum(map(len, texts)))

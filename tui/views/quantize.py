@@ -124,8 +124,8 @@ def divergence(entry: ModelEntry, base: ModelEntry | None) -> float | None:
 
 
 def embeds(entry: ModelEntry) -> bool:
-    """Whether a model gives vectors and predicts no next token."""
-    return card_of(entry).pooling is not None
+    """Whether vectors are what a model is for."""
+    return card_of(entry).pooling not in (None, "none")
 
 
 def divergence_name(entry: ModelEntry) -> str:

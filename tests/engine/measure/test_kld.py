@@ -32,9 +32,12 @@ def base(embedded_gguf: Path) -> Iterator[LlamaModel]:
 
 @pytest.fixture(scope="module")
 def quantized(embedded_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaModel]:
+    """Q4_0 and back to F16: other processors round products of quantized rows otherwise, those of F16 alike."""
     path = tmp_path_factory.mktemp("kld") / "q4_0.gguf"
     quantize_gguf(embedded_gguf, path, QuantizeOptions(type="Q4_0", threads=1))
-    with LlamaModel(path) as model:
+    wide = path.with_name("f16.gguf")
+    quantize_gguf(path, wide, QuantizeOptions(type="F16", threads=1, allow_requantize=True))
+    with LlamaModel(wide) as model:
         yield model
 
 
@@ -48,30 +51,27 @@ def compare(base: LlamaModel, model: LlamaModel, chunks: Chunks) -> Divergence:
 
 @pytest.mark.native
 def test_the_statistics_are_those_of_llama_perplexity(base: LlamaModel, quantized: LlamaModel) -> None:
-    """Its figures for the embedded model in F16 and Q4_0, `-c 128 --chunks 12 --kl-divergence`.
+    """Its figures for the embedded model in F16 and with the weights of Q4_0, `-c 128 --chunks 12 --kl-divergence`.
 
-    Its base file keeps 16 nats in 16 bits, so the last digits differ. Products of quantized rows are rounded otherwise
-    by other processors, in llama-perplexity as here: its own figures differ between three of them by as much as these
-    margins allow (maximum 0.386, 0.394, 0.415; same top 0.869, 0.872, 0.878), and ours follow them. Of 756 tokens, the
-    percentile of 99.9 lies between the two largest."""
+    Its base file keeps 16 nats in 16 bits, so the last digits differ."""
     found = compare(base, quantized, chunked.cut(base, TEXT, 128, 12))
     assert found.tokens == 12 * 63
-    assert found.kld.value == pytest.approx(0.0420, rel=0.02)
-    assert found.kld.error == pytest.approx(0.00171, rel=0.02)
-    assert found.kld_maximum == pytest.approx(0.400, rel=0.06)
-    assert found.kld_percentiles[99.9] == pytest.approx(0.379, rel=0.05)
-    assert found.kld_percentiles[50.0] == pytest.approx(0.0295, rel=0.03)
-    assert found.perplexity.value == pytest.approx(15.735, abs=0.03)
-    assert found.perplexity.error == pytest.approx(1.7546, abs=0.004)
+    assert found.kld.value == pytest.approx(0.041466, rel=0.01)
+    assert found.kld.error == pytest.approx(0.001680, rel=0.02)
+    assert found.kld_maximum == pytest.approx(0.376656, rel=0.02)
+    assert found.kld_percentiles[99.9] == pytest.approx(0.373192, rel=0.02)
+    assert found.kld_percentiles[50.0] == pytest.approx(0.029067, rel=0.02)
+    assert found.perplexity.value == pytest.approx(15.7234, abs=0.01)
+    assert found.perplexity.error == pytest.approx(1.75442, abs=0.004)
     assert found.base_perplexity.value == pytest.approx(15.4603, abs=0.004)
-    assert found.correlation == pytest.approx(0.9954, abs=5e-4)
-    assert found.ratio.error == pytest.approx(0.0110, rel=0.02)
-    assert found.difference.error == pytest.approx(0.1684, rel=0.02)
-    assert found.delta_p.value == pytest.approx(-0.00707, abs=4e-4)
-    assert found.delta_p_rms.value == pytest.approx(0.0499, rel=0.02)
-    assert found.delta_p_rms.error == pytest.approx(0.0031, rel=0.03)
-    assert found.same_top.value == pytest.approx(0.874, abs=0.01)
-    assert found.same_top.error == pytest.approx(0.0120, abs=4e-4)
+    assert found.correlation == pytest.approx(0.9955, abs=3e-4)
+    assert found.ratio.error == pytest.approx(0.010883, rel=0.02)
+    assert found.difference.error == pytest.approx(0.166961, rel=0.02)
+    assert found.delta_p.value == pytest.approx(-0.00722, abs=2e-4)
+    assert found.delta_p_rms.value == pytest.approx(0.04981, rel=0.01)
+    assert found.delta_p_rms.error == pytest.approx(0.00311, rel=0.03)
+    assert found.same_top.value == pytest.approx(0.87302, abs=0.006)
+    assert found.same_top.error == pytest.approx(0.01212, abs=3e-4)
 
 
 @pytest.mark.native

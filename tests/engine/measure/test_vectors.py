@@ -103,6 +103,20 @@ def test_the_job_compares_embedders_by_their_vectors(home: Path, embedder: Path,
 
 
 @pytest.mark.native
+def test_a_decoder_whose_file_names_a_pooling_is_an_embedder(home: Path, embedded_gguf: Path, tmp_path: Path) -> None:
+    wide, narrow = tmp_path / "wide.gguf", tmp_path / "narrow.gguf"
+    for path, kind in ((wide, "F16"), (narrow, "Q8_0")):
+        quantize_gguf(embedded_gguf, path, QuantizeOptions(type=kind, threads=1, metadata={"llama.pooling_type": 3}))
+    with LlamaModel(embedded_gguf) as plain, LlamaModel(wide) as pooled:
+        assert (plain.embeds, pooled.embeds) == (False, True)
+        assert plain.generates and pooled.generates
+    model, base = entry(narrow), entry(wide)
+    step = KldStep(model=model.name, base=base.name, context=64, chunks=8, threads=1)
+    figures = kld.run(step, RecordingContext(step, home, model, base)).figures
+    assert 0 < float(figures["mean_distance"] or 0) < 0.01
+
+
+@pytest.mark.native
 def test_importances_of_an_embedder_are_collected(home: Path, embedder: Path) -> None:
     model = entry(embedder)
     step = ImatrixStep(model=model.name, text=str(HELD_OUT_TEXT), context=64, chunks=4, threads=1)

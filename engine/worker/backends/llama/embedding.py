@@ -14,7 +14,17 @@ import numpy as np
 from lathe.engine.errors import UsageError
 from lathe.engine.generation import Embeddings, EmbedRequest
 from lathe.engine.native.llama import LlamaContext, LlamaModel
-from lathe.engine.native.vectors import MEAN, MODELS_OWN, RANK, Pooling, Vector, pooling_context, ranks, vectors
+from lathe.engine.native.vectors import (
+    MEAN,
+    MODELS_OWN,
+    RANK,
+    Pooling,
+    Vector,
+    pooling_context,
+    ranks,
+    together,
+    vectors,
+)
 from lathe.engine.worker.fitting import overflow
 from lathe.engine.worker.messages import LoadOptions, RequestState
 from lathe.engine.worker.vocabulary import Vocabulary
@@ -92,20 +102,15 @@ class Embedder:
         """Compute one batch of the first waiting request; return the request if that completed it."""
         work = self.waiting[0]
         first = len(work.rows)
-        count, tokens = 0, 0
-        for text in work.texts[first : first + _SEQUENCES]:
-            if count and tokens + len(text) > _BATCH_TOKENS:
-                break
-            count += 1
-            tokens += len(text)
-        work.rows += self._compute(work.texts[first : first + count], _KINDS[work.request.pooling], tokens)
+        count = together(work.texts, first, tokens=_BATCH_TOKENS, sequences=_SEQUENCES)
+        work.rows += self._compute(work.texts[first : first + count], _KINDS[work.request.pooling])
         if len(work.rows) < len(work.texts):
             return None
         self.waiting.popleft()
         return work
 
-    def _compute(self, texts: list[list[int]], pooling: Pooling, tokens: int) -> list[Vector]:
-        context = self._context(pooling, tokens)
+    def _compute(self, texts: list[list[int]], pooling: Pooling) -> list[Vector]:
+        context = self._context(pooling, sum(map(len, texts)))
         self.busy_since = time.monotonic()
         try:
             return vectors(context, texts)
