@@ -12,6 +12,7 @@ import csv
 import io
 import json
 import os
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,8 +35,10 @@ from lathe.tui.text import line as one_line
 from lathe.tui.themes import COLOURLESS, DARK, THEMES, Inks, inks
 from lathe.tui.views.rows import kind_of
 from lathe.tui.widgets.base import use_glyphs
+from textual import events
 from textual.app import App
 from textual.binding import Binding, BindingType
+from textual.geometry import Size
 from textual.notifications import SeverityLevel
 from textual.screen import ModalScreen, Screen
 from textual.worker import Worker
@@ -505,6 +508,19 @@ class LatheApp(App[None]):
         """Freeze the figures, or let them run."""
         self.paused = not self.paused if on is None else on
         self.redraw()
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Ask the terminal once more: of two signals that come close, the older size may be told last."""
+        if not self.is_headless:
+            self.set_timer(0.3, lambda: self._take_size(event.size))
+
+    def _take_size(self, told: Size) -> None:
+        try:
+            real = Size(*os.get_terminal_size(sys.__stdout__.fileno())) if sys.__stdout__ else told
+        except (OSError, ValueError):
+            return  # the terminal is gone, which others notice
+        if real != told and self.size == told:
+            self.post_message(events.Resize(real, real))
 
     async def step(self) -> None:
         """One refresh while paused."""
