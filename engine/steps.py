@@ -207,8 +207,10 @@ class TuneStep(_Step, frozen=True, kw_only=True, tag="tune"):
     """The file wanted: at most so many bytes (`4GB`, `2.5GiB`, `2888160`), or as large as a file type (`Q4_K_M`)."""
     max_kld: Annotated[float, Meta(gt=0)] | None = None
     """The file wanted: the smallest within this mean divergence, or a closer one where a size is given, too."""
+    max_distance: Annotated[float, Meta(gt=0)] | None = None
+    """The same of an embedder: mean distance (1 - cosine) of its vectors from the model's."""
     min_tokens_per_s: Annotated[float, Meta(gt=0)] | None = None
-    """The file wanted: generates at least this fast here."""
+    """The file wanted: generates at least this fast here; an embedder reads."""
     sizes: tuple[str, ...] = ()
     """More sizes to find mixes for, written as `max_size`."""
     compare: tuple[str, ...] = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M")
@@ -226,11 +228,13 @@ class TuneStep(_Step, frozen=True, kw_only=True, tag="tune"):
     speed: bool = True
     """Time prompt and generation of every point, and ways to run the chosen one."""
     kv_types: Annotated[tuple[str, ...], Meta(min_length=1)] = ("f16", "q8_0")
-    """Types of the KV cache to try with the chosen file; points are timed and measured with the first."""
+    """Types of the KV cache to try with the chosen file; points are timed and measured with the first.
+
+    Embedders have no such cache."""
     try_threads: tuple[Positive, ...] = ()
     """Numbers of threads to try; none: the physical cores and half of them."""
     try_batch: tuple[Positive, ...] = ()
-    """Prompt tokens computed together, to try; none: 128 and 512."""
+    """Prompt tokens computed together, to try; none: 128 and 512, of an embedder's texts 512."""
     try_gpu_layers: tuple[Annotated[int, Meta(ge=-1)], ...] = ()
     """Layers on the accelerator to try; none: all, half and none of them where there is one."""
     threads: Count = 0

@@ -55,6 +55,8 @@ class Variants:
         self._header_of = {tensor.name: header for header in headers for tensor in header.tensors}
         self._numbers = {name: number for number, name in enumerate(self.tensors, 1)}
         self._main = headers[0]
+        self.source = headers[0].path
+        """The model's file, or the first of its shards."""
         folder.mkdir(parents=True, exist_ok=True)
 
     def paths(self, mix: Mapping[str, str]) -> list[Path]:

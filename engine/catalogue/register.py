@@ -28,7 +28,7 @@ SCAN_RESULT = "scan.json"
 _MODEL_FORMATS = frozenset({"gguf", "safetensors", "onnx", "ggml"})
 _MEASURING = (PerplexityStep, BenchStep, ServeStep)
 _CLOSENESS = (
-    "mean_kld", "mean_kld_error", "kld_99_9", "same_top_p", "tokens_per_s",
+    "mean_kld", "mean_kld_error", "kld_99_9", "same_top_p", "tokens_per_s", "prompt_tokens_per_s",
     "mean_distance", "mean_distance_error", "same_nearest", "neighbours",
 )  # fmt: skip
 """Figures of a comparison that say something about the model alone."""

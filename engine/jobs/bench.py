@@ -34,6 +34,8 @@ def run(step: BenchStep, context: JobContext) -> Outcome:
         context.progress(test, done, total, "repetition")
 
     result = bench(path, options, progress)
+    if any(row.embeddings for row in result.rows):
+        context.log("it generates nothing: texts that it reads are timed", "warn")
     for row in result.rows:
         context.log(f"{row.test}: {row.avg_ts:.2f} ± {row.stddev_ts:.2f} tokens/s")
     figures: dict[str, Figure] = headline(result.rows) | {

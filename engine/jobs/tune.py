@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-from lathe.engine.errors import DataError, ExitCode, MissingError
+from lathe.engine.errors import DataError, ExitCode, MissingError, UsageError
 from lathe.engine.jobs.outputs import gguf_path, model_sha256, output_path, recipe_key, tools, variant_name
 from lathe.engine.jobs.values import Artefact, Figure, JobContext, Outcome
 from lathe.engine.paths import Home
 from lathe.engine.steps import TuneStep
-from lathe.engine.tune.frontier import Point, Wish, best, pareto
+from lathe.engine.tune.frontier import NOUNS, Measure, Point, Wish, best, pareto
 from lathe.engine.tune.halving import Run, ways
 from lathe.engine.tune.trial import Way
 from lathe.quantize.artefact import file_sha256, new_artefact
@@ -35,6 +35,22 @@ _STAGES = 6
 """Stages of a search with one wish; more sizes and ways to run make more."""
 
 
+_NAMES: dict[Measure, dict[str, str]] = {
+    "kld": {
+        "predicted": "predicted_kld", "divergence": "kld", "error": "kld_error", "divergence_99_9": "kld_99_9",
+        "agreement": "same_top", "perplexity": "perplexity",
+    },
+    "distance": {
+        "predicted": "predicted_distance", "divergence": "distance", "error": "distance_error",
+        "divergence_99_9": "distance_99_9", "agreement": "same_nearest", "neighbours": "neighbours",
+    },
+}  # fmt: skip
+"""What a point's closeness is called in rows, by what it is."""
+_CHOSEN = {"kld": "mean_kld", "kld_error": "mean_kld_error", "same_top": "same_top_p", "distance": "mean_distance",
+           "distance_error": "mean_distance_error"}  # fmt: skip
+"""Names of the same as figures of a job, where they are others."""
+
+
 class FrontierFile(msgspec.Struct, frozen=True, kw_only=True):
     """What the JSON artefact holds."""
 
@@ -44,6 +60,8 @@ class FrontierFile(msgspec.Struct, frozen=True, kw_only=True):
     text_sha256: str
     context: int
     chunks: int
+    measure: Measure = "kld"
+    """What the divergence of points is."""
     feedback: bool
     exact: bool
     """Whether divergence was computed over the whole vocabulary."""
@@ -107,6 +125,7 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
         seconds=60 * step.minutes,
         threads=step.threads,
         gpu_layers=(-1 if accelerated else 0) if step.gpu_layers is None else step.gpu_layers,
+        wished=_wished_measure(step),
     )
     recipe = _recipe(step, entry.name, model_digest, digest)
     folder = Home(Path(context.spec.home)).root / "tune" / recipe_key(_what_was_measured(recipe))[:16]
@@ -116,22 +135,24 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
         output = output_path(context, step.output, step.name or variant_name(entry, _NAME_OF_MIX))
         made = _made(step, context, laboratory, point, output, recipe, entry.id, report)
         laboratory.tidy()
-        return Outcome(artefacts=tuple(made), figures=_chosen(point), rows=(_row(point, True),))
+        figures, row = _chosen(point, laboratory.measure), point_row(point, True, laboratory.measure)
+        return Outcome(artefacts=tuple(made), figures=figures, rows=(row,))
     clock = laboratory.clock
     timing = step.speed or step.min_tokens_per_s is not None
     for part in () if timing else ("ways", "speed"):
         clock.drop(part)
-    wished = any((step.max_size, step.max_kld, step.min_tokens_per_s))
+    close = step.max_kld or step.max_distance
+    wished = any((step.max_size, close, step.min_tokens_per_s))
     for part, needed in (
-        ("mixes", step.max_size or step.max_kld),
-        ("sizes", step.sizes or not (step.max_size or step.max_kld)),
+        ("mixes", step.max_size or close),
+        ("sizes", step.sizes or not (step.max_size or close)),
     ):
         if not needed:
             clock.drop(part)
     laboratory.search.sensitivities()
     wish = Wish(
         max_bytes=laboratory.bytes_of(step.max_size) if step.max_size else None,
-        max_kld=step.max_kld,
+        max_divergence=close,
         min_tokens_per_s=step.min_tokens_per_s,
     )
     points = _points(step, wish, laboratory, context)
@@ -155,14 +176,14 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
     context.log(f"took {clock.seconds:.0f} s, {clock.asked:.0f} s were given")
     for what in clock.left_out:
         context.log(f"no time for {what}", "warn")
-    figures: dict[str, Figure] = {
+    figures = {
         "readings": laboratory.search.readings, "points": len(points), "seconds": clock.seconds,
         "left_out": "; ".join(clock.left_out) or None,
     }  # fmt: skip
     if chosen is not None and wished:
-        figures |= _chosen(chosen)
+        figures |= _chosen(chosen, laboratory.measure)
     exit_code = ExitCode.NEGATIVE if wished and chosen is None else ExitCode.OK
-    rows = tuple(_row(point, point in frontier) for point in points)
+    rows = tuple(point_row(point, point in frontier, laboratory.measure) for point in points)
     return Outcome(artefacts=tuple(artefacts), figures=figures, rows=rows, exit=int(exit_code))
 
 
@@ -180,23 +201,34 @@ def _phases(context: JobContext) -> Report:
     return report
 
 
-def _chosen(point: Point) -> dict[str, Figure]:
-    return {
-        "chosen": point.label, "bytes": point.bytes, "mean_kld": point.kld, "mean_kld_error": point.kld_error,
-        "kld_99_9": point.kld_99_9, "same_top_p": point.same_top, "tokens_per_s": point.tokens_per_s,
-        "peak_bytes": point.peak_bytes,
-    }  # fmt: skip
+def _wished_measure(step: TuneStep) -> Measure | None:
+    """The measure of the wish for closeness.
+
+    Raises:
+        UsageError: there are two.
+    """
+    if step.max_kld and step.max_distance:
+        raise UsageError("a model has KLD or distance, not both", hint="distance is of embedders; leave one wish out")
+    return "kld" if step.max_kld else "distance" if step.max_distance else None
+
+
+def _chosen(point: Point, measure: Measure) -> dict[str, Figure]:
+    row = point_row(point, True, measure)
+    names = ("bytes", *_NAMES[measure].values(), "tokens_per_s", "prompt_tokens_per_s", "peak_bytes")
+    return {"chosen": point.label} | {
+        _CHOSEN.get(name, name): row[name] for name in names if not name.startswith(("predicted", "perplexity"))
+    }
 
 
 def _points(step: TuneStep, wish: Wish, laboratory: Laboratory, context: JobContext) -> list[Point]:
     """Every point that was asked for and that there is time for, by size; what the wish needs comes first."""
     clock, points = laboratory.clock, list[Point]()
     wanted = [] if wish.max_bytes is None else [wish.max_bytes]
-    if wanted or wish.max_kld is not None:
+    if wanted or wish.max_divergence is not None:
         with clock.part("mixes"):
             points += [laboratory.mix(size) for size in wanted]
-            if wish.max_kld is not None and (not points or clock.fits("mix")):
-                points.append(laboratory.within(wish.max_kld))
+            if wish.max_divergence is not None and (not points or clock.fits("mix")):
+                points.append(laboratory.within(wish.max_divergence))
     compared: list[Point] = []
     with clock.part("comparison"):
         for kind in sorted(step.compare, key=lambda kind: abs(file_type(kind).bits - _USUAL_BITS)):
@@ -205,7 +237,7 @@ def _points(step: TuneStep, wish: Wish, laboratory: Laboratory, context: JobCont
             else:
                 compared.append(laboratory.recipe(kind))
     sizes = [laboratory.bytes_of(size) for size in step.sizes]
-    if not wanted and not sizes and wish.max_kld is None:
+    if not wanted and not sizes and wish.max_divergence is None:
         sizes = [point.bytes for point in compared]
     points += compared
     with clock.part("sizes"):
@@ -214,9 +246,10 @@ def _points(step: TuneStep, wish: Wish, laboratory: Laboratory, context: JobCont
                 clock.leave_out(f"a mix of {size:,} bytes")
             else:
                 points.append(laboratory.mix(size))
+    noun = NOUNS[laboratory.measure]
     for point in points:
-        context.log(f"{point.label}: {point.bytes:,} bytes, mean KLD {point.kld:.5f} ± {point.kld_error:.5f}")
-    return sorted(points, key=lambda point: (point.bytes, point.kld))
+        context.log(f"{point.label}: {point.bytes:,} bytes, mean {noun} {point.divergence:.5f} ± {point.error:.5f}")
+    return sorted(points, key=lambda point: (point.bytes, point.divergence))
 
 
 def _candidates(step: TuneStep, laboratory: Laboratory, accelerated: bool) -> list[Way]:
@@ -228,10 +261,11 @@ def _candidates(step: TuneStep, laboratory: Laboratory, accelerated: bool) -> li
     half = (blocks // 2,) if isinstance(blocks, int) else ()
     default_layers: tuple[int, ...] = (-1, *half, 0) if accelerated else (0,)
     given = () if step.gpu_layers is None else (step.gpu_layers,)
+    reads = laboratory.measure == "distance"
     return ways(
-        tuple(dict.fromkeys(step.kv_types)),
+        ("",) if reads else tuple(dict.fromkeys(step.kv_types)),
         step.try_threads or tuple(dict.fromkeys((cores, max(1, cores // 2)))),
-        step.try_batch or (128, 512),
+        step.try_batch or ((max(512, step.context),) if reads else (128, 512)),
         step.try_gpu_layers or given or default_layers,
     )
 
@@ -243,7 +277,8 @@ def _timed(
     usable = [run for run in runs if not run.problem]
     for run in runs:
         if run.problem:
-            context.log(f"{run.kv_type}, {run.threads} threads, batch {run.batch}: {run.problem}", "warn")
+            cache = f"{run.kv_type}, " if run.kv_type else ""
+            context.log(f"{cache}{run.threads} threads, batch {run.batch}: {run.problem}", "warn")
     way = next((run.way for run in usable if run.kv_type == step.kv_types[0]), usable[0].way if usable else None)
     if way is None:
         return points
@@ -345,6 +380,7 @@ def _frontier_file(
         text_sha256=text_digest,
         context=step.context,
         chunks=laboratory.search.measured.chunks,
+        measure=laboratory.measure,
         feedback=step.feedback,
         exact=laboratory.exact,
         readings=laboratory.search.readings,
@@ -365,6 +401,11 @@ def _frontier_file(
     return Artefact(name=path.name, path=str(path), format="json", bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
-def _row(point: Point, on_frontier: bool) -> dict[str, Figure]:
-    row: dict[str, Figure] = {name: value for name, value in msgspec.structs.asdict(point).items() if name != "mix"}
-    return row | {"frontier": on_frontier}
+def point_row(point: Point, on_frontier: bool, measure: Measure) -> dict[str, Figure]:
+    """A point as a row, its closeness under the names of the measure."""
+    names = _NAMES[measure]
+    foreign = {"mix", *_NAMES["kld"], *_NAMES["distance"]} - names.keys()
+    every = msgspec.structs.asdict(point)
+    return {names.get(name, name): value for name, value in every.items() if name not in foreign} | {
+        "frontier": on_frontier
+    }

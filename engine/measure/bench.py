@@ -1,8 +1,9 @@
 """Prompt and generation speed by llama-bench's procedure.
 
 Each test gets a fresh context and a thread pool, a warm-up, then repetitions: empty cache, fill to the depth (outside
-the clock), then the prompt in batches and the generation token by token, with random tokens and no sampling.
-Invariant: inside the clock, batches are filled and decoded, nothing else.
+the clock), then the prompt in batches and the generation token by token, with random tokens and no sampling. A model
+that generates nothing reads texts instead (`reading`), and has no other test. Invariant: inside the clock, batches are
+filled and decoded, nothing else.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from lathe.engine.errors import DataError
 from lathe.engine.measure.bench_rows import BenchRow
 from lathe.engine.measure.energy import EnergyMeter
+from lathe.engine.measure.reading import reading_times
 from lathe.engine.native import tiles
 from lathe.engine.native.batch import Batch, Tokens
 from lathe.engine.native.devices import Threadpool, commit, devices
@@ -43,6 +46,8 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True):
     """0: the physical cores."""
     repetitions: int = 5
     gpu_layers: int = -1
+    text_tokens: int = 0
+    """Read the prompt as an embedder does, in texts of so many tokens; 0: only where nothing is generated."""
 
 
 class BenchTest(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,15 +96,22 @@ def bench(path: Path, options: BenchOptions, progress: Progress | None = None) -
 def time_model(
     model: LlamaModel, options: BenchOptions, progress: Progress | None = None, joules: dict[str, float] | None = None
 ) -> tuple[BenchRow, ...]:
-    """Time every test on a loaded model; `joules` receives the energy per token of those it is reported for."""
-    wanted = planned(options)
+    """Time every test on a loaded model; `joules` receives the energy per token of those it is reported for.
+
+    Raises:
+        DataError: the model generates nothing, and nothing else was asked for.
+    """
+    reads = bool(options.text_tokens) or not model.generates
+    wanted = [test for test in planned(options) if not reads or not test.n_gen + test.n_depth]
+    if not wanted:
+        raise DataError(f"{model.path.name} generates nothing", hint="name the tokens of a prompt that it reads")
     rows = []
     meter = EnergyMeter()
     for number, test in enumerate(wanted):
-        row = _row(model, test, options)
+        row = _row(model, test, options, reads)
         samples = []
         before, spent = meter.read(), 0
-        for sample in _samples(model, test, options):
+        for sample in _reading(model, test, options) if reads else _samples(model, test, options):
             samples.append(sample)
             spent += test.n_prompt + test.n_gen
             if progress is not None:
@@ -115,6 +127,13 @@ def time_model(
 def _peak_rss() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
+
+
+def _reading(model: LlamaModel, test: BenchTest, options: BenchOptions) -> Iterator[int]:
+    return reading_times(
+        model, test.n_prompt, text=options.text_tokens, batch=options.n_ubatch, threads=test.threads,
+        repetitions=options.repetitions,
+    )  # fmt: skip
 
 
 def _samples(model: LlamaModel, test: BenchTest, options: BenchOptions) -> Iterator[int]:
@@ -194,7 +213,7 @@ class _Runner:
             self.position += 1
 
 
-def _row(model: LlamaModel, test: BenchTest, options: BenchOptions) -> BenchRow:
+def _row(model: LlamaModel, test: BenchTest, options: BenchOptions, embeddings: bool) -> BenchRow:
     found = devices()
     accelerators = [device.backend for device in found if device.kind not in ("cpu", "meta")]
     return BenchRow(
@@ -212,6 +231,7 @@ def _row(model: LlamaModel, test: BenchTest, options: BenchOptions) -> BenchRow:
         type_k=test.kv_type,
         type_v=test.kv_type,
         n_gpu_layers=options.gpu_layers,
+        embeddings=embeddings,
         repack=tiles.work(),
         n_prompt=test.n_prompt,
         n_gen=test.n_gen,

@@ -17,6 +17,7 @@ from lathe.engine.measure.chunks import Chunks
 from lathe.engine.native.batch import Batch
 from lathe.engine.native.llama import ContextOptions, LlamaContext, LlamaModel
 from lathe.engine.native.tensors import F32, GgmlTensor, operations, values, weight_name
+from lathe.engine.native.vectors import MODELS_OWN, NONE
 from lathe.quantize.imatrix import Entry, Imatrix
 
 Progress = Callable[[int, int, Imatrix], None]
@@ -149,9 +150,9 @@ class Run:
     """The chunks with every position an output: the last layer skips tokens whose logits nobody wants."""
 
     def __init__(self, chunks: Chunks, threads: int, *, whole: bool = False) -> None:
-        """Plan the batches; `whole`: a batch is computed in one piece, as what looks both ways asks."""
+        """Plan the batches; `whole`: for what looks both ways, so that its chunks and batches come in one piece."""
         affordable = max(_SMALLEST_BATCH, chunked.LOGITS_BUDGET // (4 * chunks.n_vocab))
-        size = min(chunked.BATCH_TOKENS, affordable)
+        size = max(chunked.BATCH_TOKENS, chunks.n_ctx) if whole else min(chunked.BATCH_TOKENS, affordable)
         self._chunks = chunks
         self._together = max(1, min(size // chunks.n_ctx, chunks.n_chunks))
         self._step = min(size, chunks.n_ctx)
@@ -162,6 +163,9 @@ class Run:
             n_ubatch=self._size if whole else min(512, self._size),
             n_seq_max=self._together,
             n_threads=threads,
+            # Rows as wide as the model instead of its vocabulary, which would take gigabytes for nothing.
+            embeddings=whole,
+            pooling=NONE if whole else MODELS_OWN,
         )
 
     def decode(self, context: LlamaContext, start: int) -> Iterator[int]:

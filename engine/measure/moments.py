@@ -96,7 +96,7 @@ def collect(
     total = len(passes) * chunks.n_chunks
     for number, names in enumerate(passes):
         collector = MomentCollector(names)
-        run = Run(chunks, threads)
+        run = Run(chunks, threads, whole=not model.generates)
         with LlamaContext(model, run.options, on_node=collector.on_node) as context:
             for done in run.decode(context, 0):
                 if progress is not None:

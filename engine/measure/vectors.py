@@ -23,7 +23,8 @@ PERCENTILES = (99.9, 99.0, 95.0, 90.0, 75.0, 50.0)
 NEIGHBOURS = 10
 _CHARACTERS = 3
 """Per token of a passage: few enough that most texts fit."""
-_BATCH_TOKENS, _SEQUENCES = 2048, 64
+_BATCH_TOKENS, _SEQUENCES = 512, 32
+"""Of a batch, as workers have it: attention is over all of one, so larger ones are slower on a CPU."""
 _WORD = re.compile(rb"\s*\S+")
 Rows = npt.NDArray[np.float32]
 
@@ -102,8 +103,9 @@ def compare(base: Rows, other: Rows) -> Likeness:
             f"the base's vectors have {base.shape[1]} values and the model's {other.shape[1]}",
             hint="compare models that were converted from the same checkpoint",
         )
-    distances = 1 - np.einsum("ij,ij->i", base.astype(np.float64), other.astype(np.float64))
-    distances = np.maximum(distances, 0)
+    apart = base.astype(np.float64) - other.astype(np.float64)
+    # Of unit vectors, 1 - cosine; written so, it is exact to many digits where they are almost the same.
+    distances = np.einsum("ij,ij->i", apart, apart) / 2
     count = min(NEIGHBOURS, len(base) - 1)
     ours, theirs = _nearest(base, count), _nearest(other, count)
     common = np.array([len(np.intersect1d(a, b)) / count for a, b in zip(ours, theirs, strict=True)])

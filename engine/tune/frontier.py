@@ -5,9 +5,18 @@ Pure values. Invariant: a point's figures were measured; what was not is None.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import msgspec
+
+Measure = Literal["kld", "distance"]
+"""What divergence is: Kullback-Leibler's of next tokens, in nats; or distance of an embedder's vectors, 1 - cosine."""
+NOUNS: dict[Measure, str] = {"kld": "KLD", "distance": "distance"}
+UNITS: dict[Measure, str] = {"kld": "1e-5 nats", "distance": "1e-5 of distance"}
+"""Of the costs of single tensors."""
+_MIDDLE = ("Q4_K", "IQ4_NL", "Q4_0")
+"""Types between the coarse and the fine ones."""
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,39 +29,48 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     """Of the whole file."""
     bits_per_weight: float
-    predicted_kld: float | None = None
-    kld: float
-    kld_error: float
-    kld_99_9: float
-    same_top: float
-    perplexity: float
+    predicted: float | None = None
+    """The divergence that the search expected of a mix."""
+    divergence: float
+    """Mean, in the frontier's measure; the four after it are `Reading`'s, as well."""
+    error: float
+    divergence_99_9: float
+    agreement: float
+    perplexity: float | None = None
+    neighbours: float | None = None
     prompt_tokens_per_s: float | None = None
     tokens_per_s: float | None = None
+    """Generated; None where the model generates nothing."""
     load_s: float | None = None
     peak_bytes: int | None = None
     """Main memory of a process that runs it, at its highest."""
+
+    @property
+    def speed(self) -> float | None:
+        """What a wish for speed is about: generated tokens per second, or those read where none are generated."""
+        return self.prompt_tokens_per_s if self.tokens_per_s is None else self.tokens_per_s
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
     """What the user asks of a file; None asks nothing."""
 
     max_bytes: int | None = None
-    max_kld: float | None = None
+    max_divergence: float | None = None
     min_tokens_per_s: float | None = None
 
     def granted(self, point: Point) -> bool:
         """Whether a point answers it; a speed that was not measured does not."""
-        fast = self.min_tokens_per_s is None or (point.tokens_per_s or 0.0) >= self.min_tokens_per_s
+        fast = self.min_tokens_per_s is None or (point.speed or 0.0) >= self.min_tokens_per_s
         small = self.max_bytes is None or point.bytes <= self.max_bytes
-        close = self.max_kld is None or point.kld <= self.max_kld
+        close = self.max_divergence is None or point.divergence <= self.max_divergence
         return fast and small and close
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:
     """The points that no other is both smaller and closer than, by size."""
     kept: list[Point] = []
-    for point in sorted(points, key=lambda one: (one.bytes, one.kld)):
-        if not kept or point.kld < kept[-1].kld:
+    for point in sorted(points, key=lambda one: (one.bytes, one.divergence)):
+        if not kept or point.divergence < kept[-1].divergence:
             kept.append(point)
     return kept
 
@@ -62,6 +80,26 @@ def best(points: Sequence[Point], wish: Wish) -> Point | None:
     granted = [point for point in points if wish.granted(point)]
     if not granted:
         return None
-    if wish.max_kld is not None and wish.max_bytes is None:
-        return min(granted, key=lambda point: (point.bytes, point.kld))
-    return min(granted, key=lambda point: (point.kld, point.bytes))
+    if wish.max_divergence is not None and wish.max_bytes is None:
+        return min(granted, key=lambda point: (point.bytes, point.divergence))
+    return min(granted, key=lambda point: (point.divergence, point.bytes))
+
+
+def kinds_of(sensitivity: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Tensor types that something is known of, those of most tensors first."""
+    counts: dict[str, int] = {}
+    for by_kind in sensitivity.values():
+        for kind in by_kind:
+            counts[kind] = counts.get(kind, 0) + 1
+    return sorted(counts, key=lambda kind: -counts[kind])
+
+
+def telling_kind(sensitivity: Mapping[str, Mapping[str, float]]) -> str | None:
+    """The type whose costs tell most: a middling one, of as many tensors as any; None where nothing is known."""
+    kinds = kinds_of(sensitivity)
+    most = [kind for kind in kinds if _count(sensitivity, kind) == _count(sensitivity, kinds[0])]
+    return next((kind for kind in (*_MIDDLE, *most) if kind in most), None)
+
+
+def _count(sensitivity: Mapping[str, Mapping[str, float]], kind: str) -> int:
+    return sum(kind in by_kind for by_kind in sensitivity.values())

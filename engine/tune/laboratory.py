@@ -6,6 +6,7 @@ the first one ended. Invariant: the folder's name tells model, text and settings
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import time
@@ -13,16 +14,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
-from lathe.engine.errors import UsageError
+from lathe.engine.errors import DataError, UsageError
 from lathe.engine.measure import chunks as chunked
-from lathe.engine.measure import imatrix, moments
+from lathe.engine.measure import imatrix, moments, vectors
 from lathe.engine.native.llama import LlamaContext, LlamaModel
+from lathe.engine.native.vectors import ranks
 from lathe.engine.tune.clock import Clock
-from lathe.engine.tune.frontier import Point
-from lathe.engine.tune.halving import Run, halve
+from lathe.engine.tune.frontier import Measure, Point
+from lathe.engine.tune.halving import SHORTEST, Run, halve
 from lathe.engine.tune.search import Found, Search, read_measurements
 from lathe.engine.tune.sensitivity import KINDS
+from lathe.engine.tune.token_yardstick import TokenYardstick
 from lathe.engine.tune.trial import Timing, Trial, Way, run
+from lathe.engine.tune.vector_yardstick import VectorYardstick
 from lathe.engine.tune.yardstick import Reading, Yardstick
 from lathe.quantize.gguf.header import read_sharded
 from lathe.quantize.imatrix import Imatrix, read_imatrix, write_imatrix
@@ -42,6 +46,8 @@ _FEWEST_CHUNKS = 8
 """Of a reading."""
 _FOR_READINGS = 0.35
 """Of the time, for readings of single tensors."""
+_READ_TOKENS = 2048
+"""Of the texts that an embedder reads in a trial, at least."""
 _LATE = 2.0
 """Times its share after which a part that always finishes a step is broken off."""
 
@@ -59,13 +65,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 1800
     threads: int = 0
     gpu_layers: int = 0
+    wished: Measure | None = None
+    """The measure that the result is asked to be close by."""
 
 
 class Laboratory:
     """One model and one text."""
 
     def __init__(self, source: Path, text: bytes, label: str, folder: Path, settings: Settings, report: Report) -> None:
-        """Load the tokenizer and cut the text; `label` names the text in what is written."""
+        """Load the tokenizer and cut the text; `label` names the text in what is written.
+
+        Raises:
+            DataError: the text is too short, or the model neither predicts tokens nor gives vectors.
+            UsageError: the wish is in the other measure.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self._source = source
         self._folder = folder
@@ -77,17 +90,24 @@ class Laboratory:
         self.headers = read_sharded(source)
         self._files = [header.path for header in self.headers]
         with self._original() as model:
-            calibration = chunked.cut(model, text, settings.n_ctx)
+            if ranks(model):
+                raise DataError(f"{source.name} scores pairs of texts: it has neither next tokens nor vectors to keep")
+            self.measure: Measure = "distance" if model.embeds else "kld"
+            if settings.wished not in (None, self.measure):
+                raise _wrong_measure(source.name, self.measure)
+            calibration = chunked.cut(model, text, settings.n_ctx, embedders=True)
+            # An embedder reads passages as they are asked of it, from their first word to their last.
+            self._passages = vectors.passages(text, settings.n_ctx, max(2, settings.n_chunks)) if model.embeds else []
             self.imatrix = self._importances(model, calibration.limited(_IMATRIX_CHUNKS))
             self._moments = self._second_moments(model, calibration.limited(_IMATRIX_CHUNKS))
             state = folder / "measured.json"
             depth = read_measurements(state).chunks or self._depth(model, calibration)
         self.variants = Variants(self.headers, folder / "variants", self.imatrix, self._moments, settings.threads or 1)
-        measured = calibration.limited(depth)
-        if measured.n_chunks < calibration.limited(settings.n_chunks).n_chunks:
-            self.clock.leave_out(f"readings of more than {measured.n_chunks} of {settings.n_chunks} chunks")
+        available = len(self._passages) or calibration.limited(settings.n_chunks).n_chunks
+        if depth < available:
+            self.clock.leave_out(f"readings of more than {depth} of {settings.n_chunks} {self._pieces}")
         with self.clock.part("original"):
-            self._yardstick = Yardstick(self._files, measured, threads=settings.threads, gpu_layers=settings.gpu_layers)
+            self._yardstick = self._measuring(calibration.limited(depth), self._passages[: max(2, depth)])
         self.search = Search(
             self.variants,
             self._yardstick,
@@ -108,12 +128,12 @@ class Laboratory:
         wanted = divergence
         for _ in range(4):
             found = self.search.closest(wanted)
-            if found.reading.kld <= divergence:
+            if found.reading.divergence <= divergence:
                 break
             if not self.clock.fits("mix"):
                 self.clock.leave_out("closer mixes for the divergence wished")
                 break
-            wanted *= 0.97 * divergence / found.reading.kld
+            wanted *= 0.97 * divergence / found.reading.divergence
         return self._mix_point(found)
 
     def given(self, mix: dict[str, str]) -> Point:
@@ -122,7 +142,7 @@ class Laboratory:
         if unknown:
             raise UsageError(f"{self._source.name} has no tensor {min(unknown)}", hint="the mix is of another model")
         found = Found(budget=0, mix=mix, bytes=0, predicted=0.0, reading=self.search.read(mix), passes=0)
-        return msgspec.structs.replace(self._mix_point(found), predicted_kld=None)
+        return msgspec.structs.replace(self._mix_point(found), predicted=None)
 
     def recipe(self, kind: str) -> Point:
         """One of llama.cpp's own recipes with the same importances."""
@@ -154,7 +174,7 @@ class Laboratory:
 
     @property
     def exact(self) -> bool:
-        """Whether divergence is computed over the whole vocabulary."""
+        """Whether divergence leaves nothing out, such as improbable tokens."""
         return self._yardstick.exact
 
     def tidy(self) -> None:
@@ -177,21 +197,24 @@ class Laboratory:
             done += 1
             self._report(f"ways to run {point.label}", done, None, "trial")
             with clock.cost("trial"):
-                return run(Trial(files=tuple(files), way=way, prompt_tokens=prompt, generate_tokens=generate))
+                return run(self._trial(files, way, prompt, generate))
 
         with clock.part("ways"):
-            runs = halve(point.label, candidates, attempt, in_time=lambda trials: clock.fits("trial", trials))
+            shortest = (_READ_TOKENS, 0) if self._passages else SHORTEST
+            fits = functools.partial(clock.fits, "trial")
+            runs = halve(point.label, candidates, attempt, shortest=shortest, in_time=fits)
             if len(runs) < len(candidates):
                 clock.leave_out(f"{len(candidates) - len(runs)} of {len(candidates)} ways to run")
-            readings = {"f16": (point.kld, point.kld_99_9)}
+            # Points are measured with an F16 cache, or with none.
+            readings = dict.fromkeys(("f16", ""), (point.divergence, point.divergence_99_9))
             for kv_type in dict.fromkeys(one.kv_type for one in runs if not one.problem):
                 if kv_type not in readings and not clock.fits("mix"):
                     clock.leave_out(f"divergence with a KV cache of {kv_type}")
                 elif kv_type not in readings:
                     reading = self._yardstick.read(self.files(point), kv_type=kv_type)
-                    readings[kv_type] = (reading.kld, reading.kld_99_9)
+                    readings[kv_type] = (reading.divergence, reading.divergence_99_9)
         return [
-            replace(one, kld=readings[one.kv_type][0], kld_99_9=readings[one.kv_type][1])
+            replace(one, divergence=readings[one.kv_type][0], divergence_99_9=readings[one.kv_type][1])
             if one.kv_type in readings
             else one
             for one in runs
@@ -205,8 +228,9 @@ class Laboratory:
         self._timed += 1
         self._report("speed of every point", self._timed, None, "point")
         with self.clock.cost("timing"):
-            files = tuple(str(path) for path in self.files(point))
-            return replace(point, **asdict(run(Trial(files=files, way=way, prompt_tokens=128, generate_tokens=32))))
+            files = [str(path) for path in self.files(point)]
+            prompt, generate = (_READ_TOKENS, 0) if self._passages else (128, 32)
+            return replace(point, **asdict(run(self._trial(files, way, prompt, generate))))
 
     # -- inside ------------------------------------------------------------------------------------------------------
     def _mix_point(self, found: Found) -> Point:
@@ -222,12 +246,13 @@ class Laboratory:
             mix=mix,
             bytes=size,
             bits_per_weight=8 * size / elements,
-            predicted_kld=predicted,
-            kld=reading.kld,
-            kld_error=reading.error,
-            kld_99_9=reading.kld_99_9,
-            same_top=reading.same_top,
+            predicted=predicted,
+            divergence=reading.divergence,
+            error=reading.error,
+            divergence_99_9=reading.divergence_99_9,
+            agreement=reading.agreement,
             perplexity=reading.perplexity,
+            neighbours=reading.neighbours,
         )
 
     def files(self, point: Point) -> list[Path]:
@@ -275,14 +300,33 @@ class Laboratory:
             self.clock.leave_out(f"importances from more than {matrix.chunks} of {chunks.n_chunks} chunks")
         return matrix
 
+    @property
+    def _pieces(self) -> str:
+        """What a reading is of."""
+        return "passages" if self._passages else "chunks"
+
+    def _measuring(self, chunks: chunked.Chunks, passages: Sequence[bytes]) -> Yardstick:
+        settings = self._settings
+        ways = {"threads": settings.threads, "gpu_layers": settings.gpu_layers}
+        if passages:
+            return VectorYardstick(self._files, passages, settings.n_ctx, **ways)
+        return TokenYardstick(self._files, chunks, **ways)
+
+    def _trial(self, files: Sequence[str], way: Way, prompt: int, generate: int) -> Trial:
+        text = self._settings.n_ctx if self._passages else 0
+        return Trial(files=tuple(files), way=way, prompt_tokens=prompt, generate_tokens=generate, text_tokens=text)
+
     def _depth(self, model: LlamaModel, chunks: chunked.Chunks) -> int:
-        """How many chunks a reading can have, so that every tensor can have its own; judged by the first ones."""
-        first = chunks.limited(1)
+        """How much text a reading can have, so that every tensor can have its own; judged by the beginning."""
+        first, passages = chunks.limited(1), self._passages[:_FEWEST_CHUNKS]
         began = time.monotonic()
-        with LlamaContext(model, first.options(threads=self._settings.threads)) as context:
-            for _ in chunked.run(context, first):
-                pass
-        each = max(1e-4, time.monotonic() - began)
+        if passages:
+            vectors.embed(model, passages, first.n_ctx, threads=self._settings.threads)
+        else:
+            with LlamaContext(model, first.options(threads=self._settings.threads)) as context:
+                for _ in chunked.run(context, first):
+                    pass
+        each = max(1e-4, time.monotonic() - began) / max(1, len(passages))
         tensors = sum(len(tensor.shape) > 1 for header in self.headers for tensor in header.tensors)
         affordable = int(_FOR_READINGS * (self.clock.asked - self.clock.seconds) / (each * 3 * (tensors + 4)))
         return min(self._settings.n_chunks, max(_FEWEST_CHUNKS, affordable))
@@ -298,7 +342,11 @@ class Laboratory:
             for tensor in header.tensors
             if len(tensor.shape) == 2 and tensor.name.endswith("weight") and tensor.name not in kept
         }
-        watched = {name: count for name, count in channels.items() if name.startswith("blk.") or _is_output(name, self)}
+        watched = {
+            name: count
+            for name, count in channels.items()
+            if name.startswith("blk.") or (model.generates and _is_output(name, self))
+        }
         with self.clock.part("second moments"):
             budget, began = self.clock.left, time.monotonic()
 
@@ -319,6 +367,14 @@ class Laboratory:
                     self.clock.leave_out("rounding with second moments of some tensors")
                     break
         return kept
+
+
+def _wrong_measure(name: str, measure: Measure) -> UsageError:
+    if measure == "distance":
+        return UsageError(
+            f"{name} is an embedder, and its files have no KLD", hint="--max-distance bounds how far vectors may turn"
+        )
+    return UsageError(f"{name} is no embedder, and its files have no distance", hint="--max-kld bounds its divergence")
 
 
 def _is_output(name: str, laboratory: Laboratory) -> bool:

@@ -106,7 +106,7 @@ class Search:
         if not self._refine(first):
             return first
         second = self._found(budget, choose(self.choices(), budget), 2)
-        return min(first, second, key=lambda found: found.reading.kld)
+        return min(first, second, key=lambda found: found.reading.divergence)
 
     def closest(self, divergence: float) -> Found:
         """The smallest mix that is predicted to diverge by at most so much; the closest of all where none is."""
@@ -153,7 +153,7 @@ class Search:
         for number, (name, kind) in enumerate(todo):
             self._progress("second pass", number, len(todo))
             reading = self.read({name: kind})
-            self.measured.anchors.append(Anchor((name,), kind, max(0.0, reading.kld)))
+            self.measured.anchors.append(Anchor((name,), kind, max(0.0, reading.divergence)))
             self._save(self.measured)
         self._progress("second pass", len(todo), len(todo))
         return True

@@ -18,6 +18,8 @@ from lathe.engine.tune.clock import Clock
 from lathe.engine.tune.knapsack import Option
 from lathe.engine.tune.yardstick import Yardstick
 from lathe.quantize.errors import InputMissing, UnsupportedError
+from lathe.quantize.plan import QuantizeOptions
+from lathe.quantize.quantizer import plan_quantization
 from lathe.quantize.types import NEED_IMATRIX, tensor_type
 from lathe.quantize.variants import Variants
 
@@ -41,7 +43,7 @@ class Anchor(msgspec.Struct, frozen=True):
 
     names: tuple[str, ...]
     kind: str
-    kld: float
+    divergence: float
 
 
 class Measurements(msgspec.Struct):
@@ -59,15 +61,12 @@ class Measurements(msgspec.Struct):
 
 
 def tensors_of(variants: Variants) -> list[str]:
-    """The tensors whose type is chosen: matrices of weights that every k-quant recipe quantizes."""
+    """The tensors whose type is chosen: those that llama.cpp itself quantizes, and that are not quantized yet."""
+    plan = plan_quantization(variants.source, QuantizeOptions(type="Q8_0", allow_requantize=True))
     return [
-        name
-        for name, tensor in variants.tensors.items()
-        if len(tensor.shape) >= 2
-        and name.endswith("weight")
-        and "_norm" not in name
-        and "ffn_gate_inp" not in name
-        and not tensor.type.quantized
+        tensor.name
+        for tensor in plan.tensors
+        if tensor_type(tensor.target).quantized and not variants.tensors[tensor.name].type.quantized
     ]
 
 
@@ -148,7 +147,7 @@ def _anchors(
             continue
         with clock.cost("anchor"):
             reading = yardstick.read(variants.paths(dict.fromkeys(group, kind)))
-        done.anchors.append(Anchor(group, kind, max(0.0, reading.kld)))
+        done.anchors.append(Anchor(group, kind, max(0.0, reading.divergence)))
         save(done)
     progress(len(plan), len(plan))
     missing += (len(anchors) - done.depth) * len(done.groups)
@@ -202,7 +201,7 @@ def costs(done: Measurements, kinds: Sequence[str] = ()) -> dict[str, dict[str, 
     result: dict[str, dict[str, float]] = {}
     by_group: dict[tuple[str, ...], dict[str, float]] = {}
     for anchor in done.anchors:
-        by_group.setdefault(anchor.names, {})[anchor.kind] = anchor.kld
+        by_group.setdefault(anchor.names, {})[anchor.kind] = anchor.divergence
     factors: list[float] = []
     for group, measured in by_group.items():
         factor, floors = _rule(measured, {kind: _sum(done, group, kind) for kind in measured})

@@ -18,9 +18,10 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     """How a file is run."""
 
     kv_type: str = "f16"
+    """Empty where there is no KV cache."""
     threads: int
     batch: int = 512
-    """Tokens computed together when a prompt is read."""
+    """Tokens computed together when a prompt or texts are read."""
     gpu_layers: int = 0
 
 
@@ -32,6 +33,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     way: Way
     prompt_tokens: int
     generate_tokens: int
+    text_tokens: int = 0
+    """Of each text that an embedder reads; 0: prompt and generation."""
     repetitions: int = 3
 
 
@@ -39,7 +42,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """What came out."""
 
     prompt_tokens_per_s: float
-    tokens_per_s: float
+    """Or of texts, where nothing is generated."""
+    tokens_per_s: float | None
     load_s: float
     peak_bytes: int
     """Main memory of the process at its highest."""
@@ -68,13 +72,17 @@ def _measure(trial: Trial) -> Timing:
         threads=(way.threads,),
         repetitions=trial.repetitions,
         gpu_layers=way.gpu_layers,
+        text_tokens=trial.text_tokens,
     )
     started = time.monotonic()
     with LlamaModel(files[0], gpu_layers=way.gpu_layers, shards=files if len(files) > 1 else ()) as model:
         load_s = time.monotonic() - started
-        prompt, generation = time_model(model, options)
+        prompt, *generation = time_model(model, options)
     return Timing(
-        prompt_tokens_per_s=prompt.avg_ts, tokens_per_s=generation.avg_ts, load_s=load_s, peak_bytes=_peak_bytes()
+        prompt_tokens_per_s=prompt.avg_ts,
+        tokens_per_s=generation[0].avg_ts if generation else None,
+        load_s=load_s,
+        peak_bytes=_peak_bytes(),
     )
 
 

@@ -1,154 +1,53 @@
-"""How far a mix of types is from the original: mean divergence on a text, the original's side computed once.
+"""How far a mix of types is from the original, as the search sees it: one number to make small, and what goes with it.
 
-The original's logits are kept, all of them where they fit `KEPT_BYTES`, else of the `_TOP` most probable tokens with
-the rest as one event, which can only make the divergence smaller; `Yardstick.exact` tells which. Invariant: every
-reading is of the same tokens, so readings of two mixes differ by the mixes alone.
+What is measured depends on what the model is for: next tokens (`token_yardstick`) or vectors of texts
+(`vector_yardstick`). Both grow with the square of a small error, which is what the search builds on. Invariant: every
+reading of one yardstick is of the same text, so readings of two mixes differ by the mixes alone.
 """
 
 from __future__ import annotations
 
-import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, Self
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
-from lathe.engine.measure import chunks as chunked
-from lathe.engine.measure.chunks import Chunks
-from lathe.engine.measure.logprobs import Floats, log_normalizer
-from lathe.engine.native.llama import LlamaContext, LlamaModel
-
-KEPT_BYTES = 1 << 30
-"""Of the original's logits."""
-_TOP = 512
-_ROWS = 32
-"""Rows compared at a time."""
+from lathe.engine.native.llama import LlamaModel
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """One mix, measured."""
 
-    kld: float
+    divergence: float
+    """The mean, over tokens or passages."""
     error: float
-    """Standard error of `kld`."""
-    kld_99_9: float
-    same_top: float
-    perplexity: float
+    """Its standard error."""
+    divergence_99_9: float
+    """The 99.9th percentile."""
+    agreement: float
+    """Share of tokens with the same most probable one, or of passages with the same nearest one."""
+    perplexity: float | None = None
+    neighbours: float | None = None
+    """Share of a passage's ten nearest that are still among them."""
     seconds: float
 
 
-class _Reference(Protocol):
-    def compare(self, start: int, logits: Floats) -> npt.NDArray[np.float64]:
-        """Divergence of rows from `start` on."""
+class Yardstick(ABC):
+    """A text and what the original makes of it."""
 
+    exact: bool = True
+    """Whether nothing of what the original says is left out."""
+    seconds: float
+    """That the original took."""
 
-class Yardstick:
-    """A text and what the original says about it."""
-
-    def __init__(self, original: Sequence[Path], chunks: Chunks, *, threads: int = 0, gpu_layers: int = 0) -> None:
-        """Run the original over the text.
-
-        Args:
-            original: its files, in the order of its shards.
-        """
-        self.chunks = chunks
+    def __init__(self, threads: int, gpu_layers: int) -> None:
         self._threads = threads
         self._gpu_layers = gpu_layers
-        self.exact = 4 * chunks.n_vocab * chunks.rows * chunks.n_chunks <= KEPT_BYTES
-        parts: list[Floats] = []
-        tops: list[npt.NDArray[np.int32]] = []
-        started = time.monotonic()
-        with self._model(original) as model, LlamaContext(model, chunks.options(threads=threads)) as context:
-            for block in chunked.run(context, chunks):
-                tops.append(block.logits.argmax(axis=1).astype(np.int32))
-                parts.append(block.logits.copy() if self.exact else _condensed(block.logits))
-        self.seconds = time.monotonic() - started
-        self._top = np.concatenate(tops)
-        self._reference: _Reference = _Whole(parts) if self.exact else _Condensed(parts)
 
+    @abstractmethod
     def read(self, files: Sequence[Path], *, kv_type: str = "f16") -> Reading:
-        """Measure a model given as its files."""
-        started = time.monotonic()
-        divergences, losses, same, done = [], [], 0, 0
-        options = self.chunks.options(threads=self._threads, kv_type=kv_type)
-        with self._model(files) as model, LlamaContext(model, options) as context:
-            for block in chunked.run(context, self.chunks):
-                for at in range(0, len(block.targets), _ROWS):
-                    logits = block.logits[at : at + _ROWS]
-                    normalizer = log_normalizer(logits, np.empty_like(logits))
-                    divergences.append(self._reference.compare(done, logits))
-                    losses.append(normalizer - logits[np.arange(len(logits)), block.targets[at : at + _ROWS]])
-                    same += int((logits.argmax(axis=1) == self._top[done : done + len(logits)]).sum())
-                    done += len(logits)
-        every = np.concatenate(divergences)
-        return Reading(
-            kld=float(every.mean()),
-            error=float(every.std() / max(1, len(every) - 1) ** 0.5),
-            kld_99_9=float(np.percentile(every, 99.9)),
-            same_top=same / done,
-            perplexity=float(np.exp(np.concatenate(losses).mean())),
-            seconds=time.monotonic() - started,
-        )
+        """Measure a model given as its files, in the order of its shards."""
 
     def _model(self, files: Sequence[Path]) -> LlamaModel:
         shards = files if len(files) > 1 else ()
         return LlamaModel(files[0], gpu_layers=self._gpu_layers, shards=shards)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._reference = _Whole([])
-
-
-class _Whole:
-    """Every logit of the original."""
-
-    def __init__(self, parts: Sequence[Floats]) -> None:
-        self._parts = parts
-        self._starts = np.cumsum([0, *(len(part) for part in parts)])
-
-    def compare(self, start: int, logits: Floats) -> npt.NDArray[np.float64]:
-        """Sum of p (log p - log q) per row; rows of one call lie in one part."""
-        part = int(np.searchsorted(self._starts, start, side="right")) - 1
-        at = start - int(self._starts[part])
-        base = self._parts[part][at : at + len(logits)]
-        scratch = np.empty_like(logits)
-        normalizer = log_normalizer(logits, scratch)
-        probabilities = np.empty_like(base)
-        base_normalizer = log_normalizer(base, probabilities)
-        probabilities /= probabilities.sum(axis=1, keepdims=True)
-        spread = np.einsum("ij,ij->i", probabilities, np.subtract(base, logits, out=scratch))
-        divergence: npt.NDArray[np.float64] = spread - (base_normalizer - normalizer)
-        return divergence
-
-
-def _condensed(logits: Floats) -> Floats:
-    """Per row: the most probable tokens (as exact integers in float32), then their log-probabilities."""
-    count = min(_TOP, logits.shape[1])
-    best = np.argpartition(logits, -count, axis=1)[:, -count:]
-    normalizer = log_normalizer(logits, np.empty_like(logits))
-    chosen = np.take_along_axis(logits, best, axis=1) - normalizer[:, None]
-    return np.concatenate([best.astype(np.float32), chosen.astype(np.float32)], axis=1)
-
-
-class _Condensed:
-    """The most probable tokens of the original, and the rest as one."""
-
-    def __init__(self, parts: Sequence[Floats]) -> None:
-        rows = np.concatenate(parts)
-        count = rows.shape[1] // 2
-        self._tokens = rows[:, :count].astype(np.int32)
-        self._log_p = rows[:, count:].astype(np.float64)
-
-    def compare(self, start: int, logits: Floats) -> npt.NDArray[np.float64]:
-        tokens, log_p = self._tokens[start : start + len(logits)], self._log_p[start : start + len(logits)]
-        normalizer = log_normalizer(logits, np.empty_like(logits))
-        log_q = np.take_along_axis(logits, tokens, axis=1) - normalizer[:, None]
-        p, q = np.exp(log_p), np.exp(log_q)
-        rest_p = np.clip(1 - p.sum(axis=1), 1e-12, 1)
-        rest_q = np.clip(1 - q.sum(axis=1), 1e-12, 1)
-        divergence: npt.NDArray[np.float64] = (p * (log_p - log_q)).sum(axis=1) + rest_p * np.log(rest_p / rest_q)
-        return divergence

@@ -108,6 +108,16 @@ def document() -> str:
     return msgspec.json.encode(file).decode()
 
 
+def document_of_an_embedder() -> str:
+    """The same search, of vectors."""
+    file = msgspec.json.decode(document(), type=FrontierFile)
+    found = tuple(
+        msgspec.structs.replace(point, perplexity=None, neighbours=0.975, tokens_per_s=None) for point in file.points
+    )
+    ways = tuple(msgspec.structs.replace(run, kv_type="", tokens_per_s=None) for run in file.runs)
+    return msgspec.json.encode(msgspec.structs.replace(file, measure="distance", points=found, runs=ways)).decode()
+
+
 def runs() -> tuple[Run, ...]:
     """Ways to run the closest file, as successive halving left them."""
     found = []
@@ -116,7 +126,8 @@ def runs() -> tuple[Run, ...]:
     ):
         found.append(
             Run(label="mix 4.60 MB", kv_type=kv_type, threads=threads, batch=batch, gpu_layers=0,
-                kld=4.95e-05 if kv_type == "f16" else 0.00041, kld_99_9=0.00109 if kv_type == "f16" else 0.0062,
+                divergence=4.95e-05 if kv_type == "f16" else 0.00041,
+                divergence_99_9=0.00109 if kv_type == "f16" else 0.0062,
                 prompt_tokens_per_s=9400.0 - 700 * number, tokens_per_s=1510.0 - 90 * number, load_s=0.051,
                 peak_bytes=(96 + 4 * (kv_type == "f16")) * data.MIB, rounds=(4, 4, 2, 1, 1, 1)[number])
         )  # fmt: skip
@@ -139,7 +150,7 @@ def job() -> Job:
 def _point(label: str, types: dict[str, str] | None, size: int, kld: float) -> Point:
     return Point(
         label=label, mix=types, bytes=size, bits_per_weight=8 * size / 4_196_608,
-        predicted_kld=kld * 1.04 if types else None, kld=kld, kld_error=kld * 0.02, kld_99_9=kld * 22,
-        same_top=max(0.5, 1 - kld * 4), perplexity=5.71 * math.exp(kld), prompt_tokens_per_s=9000.0,
+        predicted=kld * 1.04 if types else None, divergence=kld, error=kld * 0.02, divergence_99_9=kld * 22,
+        agreement=max(0.5, 1 - kld * 4), perplexity=5.71 * math.exp(kld), prompt_tokens_per_s=9000.0,
         tokens_per_s=2400.0 - size / 5000, load_s=0.05, peak_bytes=size + 90 * data.MIB,
     )  # fmt: skip

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from lathe.engine import connect
 from lathe.engine.errors import DoesNotFit, ExitCode
+from lathe.engine.jobs.tune import FrontierFile, point_row
 from lathe.engine.jobs.values import Artefact, Job, Outcome
 from lathe.engine.steps import (
     ConvertStep,
@@ -23,6 +24,8 @@ from lathe.engine.steps import (
     ToolchainStep,
     TuneStep,
 )
+from lathe.engine.tune.frontier import Measure, Point
+from lathe.engine.tune.halving import Run
 from lathe.quantize.imatrix import Entry, Imatrix, write_imatrix
 from lathe.tui.cli.root import cli
 from lathe.tui.cli.tune import heat_map
@@ -97,6 +100,10 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
             TuneStep(model="m", text="/t", max_size="4G", min_tokens_per_s=20, max_kld=0.02, kinds=("Q4_K",)),
         ),
         (
+            ("tune", "m", "--text", "/t", "--max-distance", "0.001"),
+            TuneStep(model="m", text="/t", max_distance=0.001),
+        ),
+        (
             ("tune", "m", "--text", "/t", "--kv-type", "q8_0", "--try-threads", "2", "--try-gpu-layers", "-1",
              "--no-feedback", "--no-speed", "--compare", "q8_0"),
             TuneStep(model="m", text="/t", kv_types=("q8_0",), try_threads=(2,), try_gpu_layers=(-1,), feedback=False,
@@ -150,30 +157,34 @@ def test_divergence_is_a_table_with_errors(terminal: Terminal) -> None:
     assert shown.output.splitlines()[-1].split() == ["99.9", "1.5", "-12.5"]
 
 
-def test_a_frontier_is_a_table_a_map_and_the_files(terminal: Terminal, tmp_path: Path) -> None:
-    point = {
-        "label": "mix 2.89 MB", "mix": {"blk.0.attn_q.weight": "Q5_K", "token_embd.weight": "Q6_K"}, "bytes": 2_888_000,
-        "bits_per_weight": 5.5, "kld": 0.0123, "kld_error": 0.001, "kld_99_9": 0.2, "same_top": 0.95,
-        "perplexity": 11.5, "prompt_tokens_per_s": 100.0, "tokens_per_s": 50.0, "load_s": 0.1, "peak_bytes": 1 << 20,
-    }  # fmt: skip
-    run = {
-        "label": "mix 2.89 MB", "kv_type": "q8_0", "threads": 2, "batch": 512, "gpu_layers": 0, "kld": 0.0125,
-        "tokens_per_s": 55.0, "prompt_tokens_per_s": 110.0, "rounds": 3,
-    }  # fmt: skip
-    document = {
-        "model": "m", "model_sha256": "0", "text": "t", "text_sha256": "0", "context": 64, "chunks": 6,
-        "feedback": True, "exact": True, "readings": 9, "points": [point], "runs": [run],
-        "sensitivity": {"blk.0.attn_q.weight": {"Q4_K": 1e-5}, "token_embd.weight": {"Q4_K": 1e-3}},
-        "tensor_bytes": {},
-    }  # fmt: skip
-    path = tmp_path / "frontier.json"
+def _found(terminal: Terminal, path: Path, point: Point, run: Run, measure: Measure) -> None:
+    """A search that ended with one point and one way to run it."""
+    document = FrontierFile(
+        model="m", model_sha256="0", text="t", text_sha256="0", context=64, chunks=6, measure=measure, feedback=True,
+        exact=True, readings=9, points=(point,), runs=(run,), tensor_bytes={},
+        sensitivity={"blk.0.attn_q.weight": {"Q4_K": 1e-5}, "token_embd.weight": {"Q4_K": 1e-3}},
+    )  # fmt: skip
     path.write_bytes(msgspec.json.encode(document))
     terminal.outcome = Outcome(
         artefacts=(Artefact(name="m-frontier", path=str(path), format="json", bytes=path.stat().st_size),),
-        figures={"chosen": "mix 2.89 MB"},
-        rows=({name: value for name, value in point.items() if name != "mix"} | {"frontier": True},),
+        figures={"chosen": point.label},
+        rows=(point_row(point, True, measure),),
         exit=0,
     )
+
+
+def test_a_frontier_is_a_table_a_map_and_the_files(terminal: Terminal, tmp_path: Path) -> None:
+    point = Point(
+        label="mix 2.89 MB", mix={"blk.0.attn_q.weight": "Q5_K", "token_embd.weight": "Q6_K"}, bytes=2_888_000,
+        bits_per_weight=5.5, divergence=0.0123, error=0.001, divergence_99_9=0.2, agreement=0.95, perplexity=11.5,
+        prompt_tokens_per_s=100.0, tokens_per_s=50.0, load_s=0.1, peak_bytes=1 << 20,
+    )  # fmt: skip
+    run = Run(
+        label="mix 2.89 MB", kv_type="q8_0", threads=2, batch=512, gpu_layers=0, divergence=0.0125,
+        tokens_per_s=55.0, prompt_tokens_per_s=110.0, rounds=3,
+    )  # fmt: skip
+    path = tmp_path / "frontier.json"
+    _found(terminal, path, point, run, "kld")
     shown = terminal.run("tune", "m", "--text", "/t", "--max-size", "3MB")
     assert shown.exit_code == 0, shown.output
     words = shown.output.split()
@@ -183,6 +194,21 @@ def test_a_frontier_is_a_table_a_map_and_the_files(terminal: Terminal, tmp_path:
     broken = terminal.run("tune", "m", "--text", "/t")
     assert broken.exit_code == ExitCode.DATA
     assert "no frontier" in broken.stderr
+
+
+def test_a_frontier_of_an_embedder_is_about_distances_and_reading(terminal: Terminal, tmp_path: Path) -> None:
+    point = Point(
+        label="Q8_0", bytes=24_000_000, bits_per_weight=8.6, divergence=0.00039, error=0.00002,
+        divergence_99_9=0.0011, agreement=0.9375, neighbours=0.975, prompt_tokens_per_s=7000.0,
+    )  # fmt: skip
+    run = Run(label="Q8_0", kv_type="", threads=2, batch=2048, gpu_layers=0, prompt_tokens_per_s=7100.0, rounds=3)
+    _found(terminal, tmp_path / "frontier.json", point, run, "distance")
+    shown = terminal.run("tune", "m", "--text", "/t").output
+    assert all(word in shown for word in ("mean distance", "same nearest", "neighbours", "read/s", "1e-5 of distance"))
+    assert all(word in shown.split() for word in ("0.00039", "93.75%", "97.50%", "7000.0", "7100.0"))
+    assert "KLD" not in shown
+    assert "KV cache" not in shown
+    assert "perplexity" not in shown
 
 
 def test_types_come_from_a_file_as_tune_writes_it(terminal: Terminal, tmp_path: Path) -> None:

@@ -394,6 +394,44 @@ async def test_wishes_become_a_search(tmp_path: Path) -> None:
         assert "--max-kld 0.02" in app.did
 
 
+async def test_an_embedder_is_tuned_by_distance(tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("passages\n")
+    bench = ScriptedWorkbench()
+    bench.documents[script.JOB_ID] = script.document_of_an_embedder()
+    embedder = data.digest("qwen3-8b-q5_k_m")[:12]
+    entry = bench.catalogue[embedder]
+    bench.catalogue[embedder] = REPLACE(entry, card={**entry.card, "pooling": "mean"})
+    async with running(bench, size=(160, 50), mode="tune") as (app, pilot, bench):
+        await until(pilot, lambda: "distance against size" in screen_text(app))
+        shown = screen_text(app)
+        assert all(
+            word in shown for word in ("same nearest", "neighbours", "read/s", "1e-5 of distance", "passages of")
+        )
+        assert "KV cache" not in shown
+        assert "prompt/s" not in shown
+        fields = app.screen.query_one(Fields)
+        assert "max KLD" in shown
+        assert "max distance" not in shown, "the model chosen generates"
+        app.screen.query_one("#points", Grid).focus()
+        await pilot.press("enter")
+        await until(pilot, lambda: "ten nearest kept" in screen_text(app) and "mean distance" in screen_text(app))
+        await pilot.press("escape")
+        fields.put("max_kld", "0.02")
+        _tune(app).open_key(embedder)
+        fields.put("text", str(text))
+        await until(pilot, lambda: "max distance" in screen_text(app) and "max KLD" not in screen_text(app))
+        fields.put("max_distance", "0.001")
+        await until(pilot, lambda: "0.001" in screen_text(app))
+        await pilot.press("r")
+        await until(pilot, lambda: bool(_submitted(bench)))
+        (step,) = _submitted(bench)
+        assert isinstance(step, TuneStep)
+        assert (step.model, step.max_kld, step.max_distance) == (embedder, None, 0.001)
+        assert "--max-distance 0.001" in app.did
+        assert "--max-kld" not in app.did
+
+
 async def test_a_point_is_made_as_it_was_found() -> None:
     async with running(size=(160, 50), mode="tune") as (app, pilot, bench):
         await until(pilot, lambda: "mix 2.89 MB" in screen_text(app))
@@ -509,7 +547,7 @@ def test_parents_that_form_a_circle_end() -> None:
 
 
 def test_a_wish_dims_what_misses_it() -> None:
-    rows = tuned.rows(script.points(), Wish(max_kld=0.005))
+    rows = tuned.rows(script.points(), Wish(max_divergence=0.005))
     assert {row.fields["fits"] for row in rows} == {"yes", "no"}
     assert all((row.fields["kld"] <= 0.005) == (row.fields["fits"] == "yes") for row in rows)  # type: ignore[operator]
 

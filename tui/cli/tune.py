@@ -13,6 +13,8 @@ import click
 from lathe.engine.jobs.tune import FrontierFile, read_frontier
 from lathe.engine.jobs.values import Figure, Job
 from lathe.engine.steps import TuneStep
+from lathe.engine.tune.frontier import NOUNS, UNITS, Measure, telling_kind
+from lathe.engine.tune.halving import Run
 from lathe.tui.cli.follow import run_step
 from lathe.tui.cli.shell import Shell, put, put_table
 from lathe.tui.cli.work import absolute, job_options, reference
@@ -21,8 +23,13 @@ from lathe.tui.formats import long_size
 _FILE = click.Path(path_type=Path)
 _LAYER = re.compile(r"blk\.(\d+)\.(.+?)(?:\.weight)?")
 _SHADES = " .:-=+*#%@"
-_REFERENCE = "Q4_K"
-"""The type whose cost the map shows: between the coarse and the fine ones, and every tensor can have it."""
+_AGREEMENT: dict[Measure, tuple[tuple[str, str, str], ...]] = {
+    "kld": (("same top", "same_top", "{:.2%}"), ("perplexity", "perplexity", "{:.4f}"),
+            ("prompt/s", "prompt_tokens_per_s", "{:.1f}"), ("gen/s", "tokens_per_s", "{:.1f}")),
+    "distance": (("same nearest", "same_nearest", "{:.2%}"), ("neighbours", "neighbours", "{:.2%}"),
+                 ("read/s", "prompt_tokens_per_s", "{:.1f}")),
+}  # fmt: skip
+"""Columns that differ by what is measured: title, name in a row, pattern."""
 
 
 @click.command()
@@ -30,7 +37,12 @@ _REFERENCE = "Q4_K"
 @click.option("--text", type=_FILE, required=True, help="Calibration text; judge the result on another.")
 @click.option("--max-size", metavar="SIZE", help="4GB, 2.5GiB, a number of bytes, or a file type's size: Q4_K_M.")
 @click.option("--max-kld", type=click.FloatRange(min=0, min_open=True), help="Mean divergence in nats.")
-@click.option("--min-tps", type=click.FloatRange(min=0, min_open=True), help="Generated tokens per second, here.")
+@click.option(
+    "--max-distance", type=click.FloatRange(min=0, min_open=True), help="Mean distance of an embedder's vectors."
+)
+@click.option(
+    "--min-tps", type=click.FloatRange(min=0, min_open=True), help="Tokens per second here, generated or embedded."
+)
 @click.option("--size", "sizes", multiple=True, metavar="SIZE", help="Another size to find a mix for; repeatable.")
 @click.option("--compare", multiple=True, metavar="TYPE", help="llama.cpp's recipes to measure beside; repeatable.")
 @click.option("--kind", "kinds", multiple=True, metavar="TYPE", help="Tensor types to choose from; repeatable.")
@@ -52,8 +64,9 @@ _REFERENCE = "Q4_K"
 @job_options
 @click.pass_obj
 def tune(
-    shell: Shell, model: str, text: Path, max_size: str | None, max_kld: float | None, min_tps: float | None,
-    sizes: tuple[str, ...], compare: tuple[str, ...], kinds: tuple[str, ...], imatrix: Path | None,
+    shell: Shell, model: str, text: Path, max_size: str | None, max_kld: float | None, max_distance: float | None,
+    min_tps: float | None, sizes: tuple[str, ...], compare: tuple[str, ...], kinds: tuple[str, ...],
+    imatrix: Path | None,
     no_feedback: bool, context: int, chunks: int, minutes: float, no_speed: bool, kv_types: tuple[str, ...],
     try_threads: tuple[int, ...], try_batch: tuple[int, ...], try_gpu_layers: tuple[int, ...], threads: int,
     gpu_layers: int | None, output: Path | None, name: str | None, force: bool, detach: bool, as_json: bool,
@@ -62,7 +75,8 @@ def tune(
     defaults = TuneStep(model=model, text="")
     step = TuneStep(
         model=reference(model), text=str(text.absolute()), max_size=max_size, max_kld=max_kld,
-        min_tokens_per_s=min_tps, sizes=sizes, compare=_upper(compare) or defaults.compare, kinds=_upper(kinds),
+        max_distance=max_distance, min_tokens_per_s=min_tps, sizes=sizes,
+        compare=_upper(compare) or defaults.compare, kinds=_upper(kinds),
         imatrix=absolute(imatrix), feedback=not no_feedback, context=context, chunks=chunks, minutes=minutes,
         speed=not no_speed, kv_types=kv_types or defaults.kv_types, try_threads=try_threads, try_batch=try_batch,
         try_gpu_layers=try_gpu_layers, threads=threads, gpu_layers=gpu_layers, output=absolute(output), name=name,
@@ -85,7 +99,7 @@ def _show(job: Job) -> None:
         _runs(frontier)
         chosen = job.outcome.figures.get("chosen")
         mix = next((point.mix for point in frontier.points if point.label == chosen), None)
-        for line in heat_map(frontier.sensitivity, mix):
+        for line in heat_map(frontier.sensitivity, mix, frontier.measure):
             put(line)
         _time(frontier)
     put("")
@@ -95,19 +109,20 @@ def _show(job: Job) -> None:
 
 def _frontier(rows: tuple[dict[str, Figure], ...]) -> None:
     """Every point by size; a star marks those that no other beats."""
+    measure: Measure = "distance" if any("distance" in row for row in rows) else "kld"
+    columns = [
+        ("bits", "bits_per_weight", "{:.2f}"), (f"mean {NOUNS[measure]}", measure, "{:.5f}"),
+        ("±", f"{measure}_error", "{:.5f}"), ("99.9 %", f"{measure}_99_9", "{:.4f}"), *_AGREEMENT[measure],
+        ("load s", "load_s", "{:.2f}"),
+    ]  # fmt: skip
     put_table(
-        ("", "file", "bytes", "bits", "mean KLD", "±", "99.9 %", "same top", "perplexity", "prompt/s", "gen/s",
-         "load s", "peak"),
+        ("", "file", "bytes", *(title for title, _, _ in columns), "peak"),
         (
-            ("*" if row["frontier"] else "", row["label"], f"{row['bytes']:,}", *(
-                _number(row[name], pattern) for name, pattern in (
-                    ("bits_per_weight", "{:.2f}"), ("kld", "{:.5f}"), ("kld_error", "{:.5f}"), ("kld_99_9", "{:.4f}"),
-                    ("same_top", "{:.2%}"), ("perplexity", "{:.4f}"), ("prompt_tokens_per_s", "{:.1f}"),
-                    ("tokens_per_s", "{:.1f}"), ("load_s", "{:.2f}"),
-                )), long_size(row["peak_bytes"]) if isinstance(row["peak_bytes"], int) else "-")
+            ("*" if row["frontier"] else "", row["label"], f"{row['bytes']:,}",
+             *(_number(row[name], pattern) for _, name, pattern in columns), _size(row["peak_bytes"]))
             for row in rows
         ),
-        right=tuple(range(2, 13)),
+        right=tuple(range(2, len(columns) + 4)),
     )  # fmt: skip
 
 
@@ -115,19 +130,26 @@ def _runs(frontier: FrontierFile) -> None:
     """How the chosen file runs best: the survivors of every round, the fastest first."""
     if not frontier.runs:
         return
+    answers = frontier.measure == "kld"
     put("")
     put(f"ways to run {frontier.runs[0].label}, best first")
+    titles = ("KV cache", "mean KLD", "prompt/s", "gen/s") if answers else ("read/s",)
     put_table(
-        ("KV cache", "threads", "batch", "GPU layers", "mean KLD", "prompt/s", "gen/s", "load s", "peak", "rounds", ""),
+        ("threads", "batch", "GPU layers", *titles, "load s", "peak", "rounds", ""),
         (
-            (run.kv_type, run.threads, run.batch, run.gpu_layers, _number(run.kld, "{:.5f}"),
-             _number(run.prompt_tokens_per_s, "{:.1f}"), _number(run.tokens_per_s, "{:.1f}"),
-             _number(run.load_s, "{:.2f}"), "-" if run.peak_bytes is None else long_size(run.peak_bytes), run.rounds,
-             run.problem)
+            (run.threads, run.batch, run.gpu_layers, *_speeds(run, answers), _number(run.load_s, "{:.2f}"),
+             _size(run.peak_bytes), run.rounds, run.problem)
             for run in frontier.runs
         ),
-        right=tuple(range(1, 10)),
+        right=tuple(range(len(titles) + 6)),
     )  # fmt: skip
+
+
+def _speeds(run: Run, answers: bool) -> tuple[str, ...]:
+    prompt = _number(run.prompt_tokens_per_s, "{:.1f}")
+    if not answers:
+        return (prompt,)
+    return (run.kv_type, _number(run.divergence, "{:.5f}"), prompt, _number(run.tokens_per_s, "{:.1f}"))
 
 
 def _time(frontier: FrontierFile) -> None:
@@ -141,11 +163,14 @@ def _time(frontier: FrontierFile) -> None:
         put(f"no time for {what}")
 
 
-def heat_map(sensitivity: dict[str, dict[str, float]], mix: dict[str, str] | None) -> list[str]:
-    """Layers by kinds of tensor: what each costs as Q4_K (in 1e-5 nats, darker is dearer), and its chosen type."""
-    costs = {name: by_kind[_REFERENCE] for name, by_kind in sensitivity.items() if _REFERENCE in by_kind}
-    if not costs:
+def heat_map(
+    sensitivity: dict[str, dict[str, float]], mix: dict[str, str] | None, measure: Measure = "kld"
+) -> list[str]:
+    """Layers by kinds of tensor: what each costs as a middling type (darker is dearer), and its chosen type."""
+    kind = telling_kind(sensitivity)
+    if kind is None:
         return []
+    costs = {name: by_kind[kind] for name, by_kind in sensitivity.items() if kind in by_kind}
     columns: list[str] = []
     rows: dict[str, dict[str, str]] = {}
     for name in costs:
@@ -157,7 +182,7 @@ def heat_map(sensitivity: dict[str, dict[str, float]], mix: dict[str, str] | Non
     most = max(costs.values()) or 1.0
     lines = [
         "",
-        f"predicted divergence of each tensor as {_REFERENCE}, in 1e-5 nats" + (", and its type" if mix else ""),
+        f"predicted divergence of each tensor as {kind}, in {UNITS[measure]}" + (", and its type" if mix else ""),
     ]
     for part in (["model"], [row for row in rows if row != "model"]):
         here = [column for column in columns if any(column in rows.get(row, {}) for row in part)]
@@ -177,6 +202,10 @@ def _cell(name: str | None, costs: dict[str, float], most: float, mix: dict[str,
     shade = _SHADES[min(len(_SHADES) - 1, int(len(_SHADES) * (costs[name] / most) ** 0.25))]
     kind = f" {mix[name].lower()}" if mix and name in mix else ""
     return f"{shade * 3} {1e5 * costs[name]:.1f}{kind}"
+
+
+def _size(value: Figure) -> str:
+    return long_size(value) if isinstance(value, int) else "-"
 
 
 def _number(value: Figure, pattern: str) -> str:

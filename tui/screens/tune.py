@@ -16,7 +16,7 @@ from lathe.engine.errors import LatheError
 from lathe.engine.jobs.tune import FrontierFile
 from lathe.engine.jobs.values import Job
 from lathe.engine.steps import QuantizeStep, TuneStep
-from lathe.engine.tune.frontier import Point, Wish
+from lathe.engine.tune.frontier import NOUNS, UNITS, Measure, Point, Wish, kinds_of, telling_kind
 from lathe.engine.tune.halving import Run
 from lathe.store.models import ModelEntry
 from lathe.tui import formats
@@ -42,6 +42,8 @@ from textual.containers import Vertical
 from textual.widget import Widget
 
 _SPEED = 1e9
+_CLOSE: dict[Measure, str] = {"kld": "max_kld", "distance": "max_distance"}
+"""The field and the step's wish for closeness."""
 _VIEWS = ("-table", "-plot", "-map", "-ways")
 """What fills the lower half of a narrow terminal; wide ones show all."""
 FIELDS = (
@@ -49,7 +51,13 @@ FIELDS = (
     Field("text", "text", hint="path of a calibration text, like the model's use"),
     Field("max_size", "max size", hint="4GB, 2.5GiB, bytes, or as large as a type: Q4_K_M"),
     Field("max_kld", "max KLD", hint="mean divergence, such as 0.02", check=number(1e-9, 100, optional=True)),
-    Field("min_speed", "min tok/s", hint="generated here", check=number(1e-3, _SPEED, optional=True)),
+    Field("max_distance", "max distance", hint="of vectors, such as 0.001", check=number(1e-12, 2, optional=True)),
+    Field(
+        "min_speed",
+        "min tok/s",
+        hint="generated or read, here",
+        check=number(1e-3, _SPEED, optional=True),
+    ),
     Field("minutes", "minutes", "10", hint="after this nothing optional is begun", check=number(0.01, 10_000)),
     Field("name", "name", hint="of the file made; empty: the model's with MIX"),
     Field("found", "results", hint="finished searches; enter lists them"),
@@ -102,7 +110,7 @@ class Tune(PlaceScreen):
             yield Fields(FIELDS, picks=("source", "found"))
             yield Canvas(self._advice, id="advice")
         with Panel(title="Frontier", id="frontier", classes="-bare"):
-            yield Grid(view.COLUMNS, empty=self._nothing, id="points")
+            yield Grid(view.COLUMNS["kld"], empty=self._nothing, id="points")
         with Vertical(id="pictures"):
             with Panel(title="KLD against size", id="plot", classes="-bare"):
                 yield Canvas(self._plot)
@@ -110,7 +118,7 @@ class Tune(PlaceScreen):
                 with Panel(title="Map", id="map", classes="-bare"):
                     yield Sheet(self._map)
                 with Panel(title="Ways to run", id="ways", classes="-bare"):
-                    yield Grid(view.WAYS, empty=self._no_ways, id="way-list")
+                    yield Grid(view.WAYS["kld"], empty=self._no_ways, id="way-list")
         yield JobPanel(id="job")
 
     def home(self) -> Widget | None:
@@ -137,6 +145,8 @@ class Tune(PlaceScreen):
 
     def _offer(self, board: Board) -> None:
         fields = self.query_one(Fields)
+        if self._offered is None:
+            self._reveal()
         if self._offered is not board.models and board.models:
             first, self._offered = self._offered is None, board.models
             entries = [entry for entry in plans.sources(board.models) if entry.format == "gguf"]
@@ -144,6 +154,7 @@ class Tune(PlaceScreen):
             fields.pick("source").offer([(e.id, e.name) for e in entries], plans.source_notes(entries))
             if first and full is not None:
                 fields.pick("source").choose(full.id)
+            self._reveal()
             self.query_one("#advice", Canvas).redraw()
         ended = plans.tune_jobs(board.jobs)
         runs = tuple(job.id for job in ended)
@@ -171,17 +182,22 @@ class Tune(PlaceScreen):
             except (LatheError, msgspec.MsgspecError) as error:
                 self._problem = f"The result cannot be read: {error}"
         if self._file is not None:
-            kinds = view.kinds_of(self._file.sensitivity)
+            kinds = kinds_of(self._file.sensitivity)
             if self._kind not in kinds:
-                self._kind = "Q4_K" if "Q4_K" in kinds else next(iter(kinds), "")
+                self._kind = telling_kind(self._file.sensitivity) or ""
         self._draw()
 
     def _draw(self) -> None:
         """Table and pictures."""
         points = self._file.points if self._file else ()
-        self._points.show(view.rows(points, self.wish(), frontier_only=self._frontier_only))
+        measure = self._measure
+        self._points.head(view.COLUMNS[measure])
+        self._points.show(view.rows(points, self.wish(), measure, frontier_only=self._frontier_only))
         runs = self._file.runs if self._file else ()
-        self.query_one("#way-list", Grid).show(view.way_rows(runs))
+        ways = self.query_one("#way-list", Grid)
+        ways.head(view.WAYS[measure])
+        ways.show(view.way_rows(runs, measure))
+        self.query_one("#plot", Panel).entitle(f"{NOUNS[measure]} against size")
         self.set_class(not runs, "-untimed")
         self.query_one("#ways", Panel).entitle("Ways to run", *view.ways_title(self._file))
         self.after_filter()
@@ -194,7 +210,7 @@ class Tune(PlaceScreen):
         what = (
             f"types of {point.label}" if self._types and point and point.mix else f"cost of each tensor as {self._kind}"
         )
-        self.query_one("#map", Panel).entitle(what, "1e-5 nats, predicted")
+        self.query_one("#map", Panel).entitle(what, f"{UNITS[self._measure]}, predicted")
 
     def after_filter(self) -> None:
         grid, panel = self._points, self.query_one("#frontier", Panel)
@@ -209,7 +225,7 @@ class Tune(PlaceScreen):
         dots = view.dots(self._file.points, self.point)
         return scatter(
             dots, width, height, self.lathe.glyphs, show_x=view.mebibytes, show_y=plans.closeness,
-            floor=self.wish().max_kld,
+            floor=self.wish().max_divergence,
         )  # fmt: skip
 
     def _map(self, width: int) -> list[Line]:
@@ -227,7 +243,7 @@ class Tune(PlaceScreen):
         entry = self.source
         if entry is not None and (card_of(entry).bits_per_weight or 16) < plans.FULL_BITS:
             return [[(f"{self.lathe.glyphs.warn} {entry.name} is quantized: the search starts from its loss", "warn")]]
-        wished = any(fields[key] for key in ("max_size", "max_kld", "min_speed"))
+        wished = any(fields[key] for key in ("max_size", *_CLOSE.values(), "min_speed"))
         return [[("r searches and makes the file" if wished else "r searches; wishes make a file", "dim")]]
 
     @staticmethod
@@ -250,6 +266,18 @@ class Tune(PlaceScreen):
         return self.board.model(self.query_one(Fields)["source"])
 
     @property
+    def _measure(self) -> Measure:
+        """Of the search that is shown."""
+        return self._file.measure if self._file else "kld"
+
+    def _reveal(self) -> None:
+        """Ask for closeness as the model has it."""
+        source = self.source
+        hidden = {"kld": "max_distance", "distance": "max_kld"}[_measured_by(source) if source else "kld"]
+        fields = self.query_one(Fields)
+        fields.reveal(field.key for field in FIELDS if field.key != hidden)
+
+    @property
     def _points(self) -> Grid:
         return self.query_one("#points", Grid)
 
@@ -269,9 +297,10 @@ class Tune(PlaceScreen):
         return points[int(key)] if key is not None and key.isdigit() and int(key) < len(points) else None
 
     def wish(self) -> Wish:
-        """What the fields ask, as far as it can be read."""
+        """What the fields ask of the search that is shown, as far as it can be read."""
         fields = self.query_one(Fields)
-        return Wish(max_kld=_positive(fields["max_kld"]), min_tokens_per_s=_positive(fields["min_speed"]))
+        close = _positive(fields[_CLOSE[self._measure]])
+        return Wish(max_divergence=close, min_tokens_per_s=_positive(fields["min_speed"]))
 
     @on(Fields.Changed)
     def _field_changed(self, message: Fields.Changed) -> None:
@@ -279,7 +308,9 @@ class Tune(PlaceScreen):
         self.query_one("#advice", Canvas).redraw()
         if message.key == "found":
             self._offer(self.board)
-        elif message.key in ("max_kld", "min_speed"):
+        elif message.key == "source":
+            self._reveal()
+        elif message.key in (*_CLOSE.values(), "min_speed"):
             self._draw()
 
     @on(PickBox.Asked)
@@ -309,13 +340,18 @@ class Tune(PlaceScreen):
         if problem or source is None:
             self.lathe.notify(problem, severity="warning")
             return
+        close = _CLOSE[_measured_by(source)]
         step = TuneStep(
             model=source.id, text=str(Path(fields["text"]).expanduser()), max_size=fields["max_size"] or None,
-            max_kld=_positive(fields["max_kld"]), min_tokens_per_s=_positive(fields["min_speed"]),
-            minutes=float(fields["minutes"]), name=fields["name"] or None,
+            min_tokens_per_s=_positive(fields["min_speed"]), minutes=float(fields["minutes"]),
+            name=fields["name"] or None,
+            max_kld=_positive(fields[close]) if close == "max_kld" else None,
+            max_distance=_positive(fields[close]) if close == "max_distance" else None,
         )  # fmt: skip
         words = ["lathe", "tune", source.name, "--text", step.text, "--minutes", fields["minutes"]]
-        for flag, key in (("--max-size", "max_size"), ("--max-kld", "max_kld"), ("--min-tps", "min_speed")):
+        for flag, key in (
+            ("--max-size", "max_size"), ("--" + close.replace("_", "-"), close), ("--min-tps", "min_speed")
+        ):  # fmt: skip
             words += [flag, fields[key]] if fields[key] else []
         submit(self.lathe, step, shlex.join(words), self._watch)
 
@@ -339,7 +375,14 @@ class Tune(PlaceScreen):
             submit(self.lathe, step, shlex.join(words), self._watch)
         else:
             again = msgspec.structs.replace(
-                job.step, mix=point.mix, name=name, max_size=None, max_kld=None, min_tokens_per_s=None, output=None
+                job.step,
+                mix=point.mix,
+                name=name,
+                max_size=None,
+                max_kld=None,
+                max_distance=None,
+                min_tokens_per_s=None,
+                output=None,
             )
             words = ["lathe", "tune", file.model, "--text", job.step.text, "--max-size", str(point.bytes)]
             submit(self.lathe, again, shlex.join(words), self._watch)
@@ -352,7 +395,7 @@ class Tune(PlaceScreen):
     def action_kind(self) -> None:
         """The next tensor type of the map."""
         if self._file is not None:
-            kinds = view.kinds_of(self._file.sensitivity)
+            kinds = kinds_of(self._file.sensitivity)
             self._kind = kinds[(kinds.index(self._kind) + 1) % len(kinds)] if kinds else ""
             self._draw_pictures()
 
@@ -393,13 +436,14 @@ class Tune(PlaceScreen):
         if way is not None:
             self.app.push_screen(Facts(f"A way to run {way.label}", view.way_facts(way)))
         elif point is not None:
-            self.app.push_screen(Facts(point.label, view.facts(point)))
+            self.app.push_screen(Facts(point.label, view.facts(point, self._measure)))
 
     def open_key(self, key: str) -> None:
         self._offer(self.board)
         entry, fields = self.board.model(key), self.query_one(Fields)
         if entry is not None:
             fields.pick("source").choose(entry.id)
+            self._reveal()
             self.query_one("#advice", Canvas).redraw()
         elif key in self._runs:
             fields.pick("found").choose(key)
@@ -417,6 +461,10 @@ class Tune(PlaceScreen):
     def command(self) -> str:
         source, text = self.source, self.query_one(Fields)["text"]
         return shlex.join(["lathe", "tune", source.name, "--text", text or "TEXT"]) if source else self.place.command
+
+
+def _measured_by(entry: ModelEntry) -> Measure:
+    return "distance" if plans.embeds(entry) else "kld"
 
 
 def _positive(text: str) -> float | None:

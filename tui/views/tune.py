@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lathe.engine.tune.frontier import Point, Wish, pareto
+from lathe.engine.tune.frontier import NOUNS, Measure, Point, Wish, pareto
 from lathe.engine.tune.halving import Run
 from lathe.tui import formats
 from lathe.tui.glyphs import Glyphs
@@ -23,36 +23,64 @@ from lathe.tui.widgets.plot import Dot
 if TYPE_CHECKING:
     from lathe.engine.jobs.tune import FrontierFile
 
-COLUMNS = (
+_HEAD = (
     Column("", least=1, most=1),
     Column("file", least=10, most=24, flex=True, sort="file"),
     Column("size", ">", least=6, sort="size"),
     Column("bits", ">", rank=2, least=4, sort="bits"),
-    Column("KLD", ">", least=7, sort="kld"),
-    Column("±", ">", rank=6, least=7),
-    Column("99.9 %", ">", rank=3, least=6),
-    Column("same top", ">", rank=5, least=6, sort="top"),
-    Column("ppl", ">", rank=4, least=6, sort="ppl"),
-    Column("tok/s", ">", least=5, sort="speed"),
-    Column("prompt/s", ">", rank=7, least=6),
+)
+_TAIL = (
     Column("load", ">", rank=8, least=6),
     Column("peak", ">", rank=9, least=5, sort="peak"),
 )
-WAYS = (
-    Column("", least=1, most=1),
-    Column("KV cache", least=4, most=8, sort="kv"),
+COLUMNS: dict[Measure, tuple[Column, ...]] = {
+    "kld": (
+        *_HEAD,
+        Column("KLD", ">", least=7, sort="kld"),
+        Column("±", ">", rank=6, least=7),
+        Column("99.9 %", ">", rank=3, least=6),
+        Column("same top", ">", rank=5, least=6, sort="top"),
+        Column("ppl", ">", rank=4, least=6, sort="ppl"),
+        Column("tok/s", ">", least=5, sort="speed"),
+        Column("prompt/s", ">", rank=7, least=6),
+        *_TAIL,
+    ),
+    "distance": (
+        *_HEAD,
+        Column("distance", ">", least=7, sort="distance"),
+        Column("±", ">", rank=6, least=7),
+        Column("99.9 %", ">", rank=3, least=6),
+        Column("same nearest", ">", rank=5, least=6, sort="nearest"),
+        Column("neighbours", ">", rank=4, least=6, sort="neighbours"),
+        Column("read/s", ">", least=5, sort="speed"),
+        *_TAIL,
+    ),
+}
+"""By what was measured: next tokens, or an embedder's vectors, which reads and generates nothing."""
+_PLACE = (
     Column("threads", ">", least=2, sort="threads"),
     Column("batch", ">", least=3, sort="batch"),
     Column("on GPU", ">", rank=6, least=3, sort="layers"),
-    Column("tok/s", ">", least=5, sort="speed"),
-    Column("prompt/s", ">", least=5, sort="prompt"),
-    Column("KLD", ">", rank=5, least=7, sort="kld"),
-    Column("99.9 %", ">", rank=7, least=6),
+)
+_COST = (
     Column("peak", ">", rank=2, least=5, sort="peak"),
     Column("load", ">", rank=3, least=6, sort="load"),
     Column("rounds", ">", rank=8, least=2),
     Column("", rank=4, least=8, most=40, flex=True),
 )
+WAYS: dict[Measure, tuple[Column, ...]] = {
+    "kld": (
+        Column("", least=1, most=1),
+        Column("KV cache", least=4, most=8, sort="kv"),
+        *_PLACE,
+        Column("tok/s", ">", least=5, sort="speed"),
+        Column("prompt/s", ">", least=5, sort="prompt"),
+        Column("KLD", ">", rank=5, least=7, sort="kld"),
+        Column("99.9 %", ">", rank=7, least=6),
+        *_COST,
+    ),
+    "distance": (Column("", least=1, most=1), *_PLACE, Column("read/s", ">", least=5, sort="prompt"), *_COST),
+}
 """How the chosen file was run: types of the KV cache, threads, batch, layers on the accelerator."""
 _LAYER = re.compile(r"blk\.(\d+)\.(.+?)(?:\.weight)?")
 _INKS = ("faint", "dim", "text", "accent", "warn", "bad")
@@ -69,64 +97,73 @@ def mebibytes(size: float) -> str:
     return formats.size(size) if size >= 100 * 1024**2 else f"{size / 1024**2:.2f}M"
 
 
-def rows(points: Sequence[Point], wish: Wish, *, frontier_only: bool = False) -> list[Row]:
+def rows(points: Sequence[Point], wish: Wish, measure: Measure = "kld", *, frontier_only: bool = False) -> list[Row]:
     """Every point by size; a star marks those that no other beats, those that miss the wish are dim."""
     stars = {id(point) for point in pareto(points)}
     return [
-        _row(number, point, id(point) in stars, wish.granted(point))
+        _row(number, point, measure, id(point) in stars, wish.granted(point))
         for number, point in enumerate(points)
         if not frontier_only or id(point) in stars
     ]
 
 
-def _row(number: int, point: Point, star: bool, granted: bool) -> Row:
+def _row(number: int, point: Point, measure: Measure, star: bool, granted: bool) -> Row:
     ink = "dim" if not granted else "value" if star else "text"
+    answers = measure == "kld"
     cells: tuple[Cell, ...] = (
         ("*" if star else " ", "good"),
         (point.label, ink),
         (mebibytes(point.bytes), ink),
         (f"{point.bits_per_weight:.2f}", "dim"),
-        (closeness(point.kld), ink),
-        (f"{point.kld_error:.1g}", "dim"),
-        (closeness(point.kld_99_9), ink),
-        (f"{point.same_top:.1%}", ink),
-        (f"{point.perplexity:.3f}", ink),
-        (formats.rate(point.tokens_per_s), ink),
-        (formats.rate(point.prompt_tokens_per_s), "dim"),
+        (closeness(point.divergence), ink),
+        (f"{point.error:.1g}", "dim"),
+        (closeness(point.divergence_99_9), ink),
+        (f"{point.agreement:.1%}", ink),
+        (_perplexity(point, "{:.3f}") if answers else _neighbours(point), ink),
+        (formats.rate(point.speed), ink),
+        *(((formats.rate(point.prompt_tokens_per_s), "dim"),) if answers else ()),
         (formats.latency(point.load_s), "dim"),
         (formats.size(point.peak_bytes), "dim"),
     )
     fields: dict[str, str | float | None] = {
-        "file": point.label, "size": point.bytes / 1024**2, "bits": point.bits_per_weight, "kld": point.kld,
-        "top": point.same_top, "ppl": point.perplexity, "speed": point.tokens_per_s,
-        "peak": point.peak_bytes,
+        "file": point.label, "size": point.bytes / 1024**2, "bits": point.bits_per_weight, measure: point.divergence,
+        "top" if answers else "nearest": point.agreement, "ppl": point.perplexity, "neighbours": point.neighbours,
+        "speed": point.speed, "peak": point.peak_bytes,
         "mix": "yes" if point.mix else "no", "best": "yes" if star else "no", "fits": "yes" if granted else "no",
     }  # fmt: skip
     return Row(str(number), cells, fields)
+
+
+def _perplexity(point: Point, pattern: str) -> str:
+    return formats.NONE if point.perplexity is None else pattern.format(point.perplexity)
+
+
+def _neighbours(point: Point) -> str:
+    return formats.NONE if point.neighbours is None else f"{point.neighbours:.1%}"
 
 
 def dots(points: Sequence[Point], chosen: Point | None) -> list[Dot]:
     """The same for the plot."""
     stars = {id(point) for point in pareto(points)}
     return [
-        Dot(point.bytes, point.kld, "mix" if point.mix else point.label, id(point) in stars, point is chosen)
+        Dot(point.bytes, point.divergence, "mix" if point.mix else point.label, id(point) in stars, point is chosen)
         for point in points
     ]
 
 
-def facts(point: Point) -> list[tuple[str, str]]:
+def facts(point: Point, measure: Measure = "kld") -> list[tuple[str, str]]:
     """Everything about a point, to read."""
+    noun, answers = NOUNS[measure], measure == "kld"
     found = [
         ("file", point.label),
         ("size", f"{formats.long_size(point.bytes)}  ({point.bytes:,} bytes)"),
         ("bits per weight", f"{point.bits_per_weight:.3f}"),
-        ("mean KLD", f"{point.kld:.6f} ± {point.kld_error:.6f}"),
-        ("predicted KLD", formats.NONE if point.predicted_kld is None else f"{point.predicted_kld:.6f}"),
-        ("99.9 % KLD", f"{point.kld_99_9:.5f}"),
-        ("same top token", f"{point.same_top:.3%}"),
-        ("perplexity", f"{point.perplexity:.4f}"),
-        ("generation", f"{formats.rate(point.tokens_per_s)} tok/s"),
-        ("prompt", f"{formats.rate(point.prompt_tokens_per_s)} tok/s"),
+        (f"mean {noun}", f"{point.divergence:.6f} ± {point.error:.6f}"),
+        (f"predicted {noun}", formats.NONE if point.predicted is None else f"{point.predicted:.6f}"),
+        (f"99.9 % {noun}", f"{point.divergence_99_9:.5f}"),
+        ("same top token" if answers else "same nearest", f"{point.agreement:.3%}"),
+        ("perplexity", _perplexity(point, "{:.4f}")) if answers else ("ten nearest kept", _neighbours(point)),
+        *_speeds(point.tokens_per_s, point.prompt_tokens_per_s, answers),
         ("load", formats.latency(point.load_s)),
         ("peak memory", formats.long_size(point.peak_bytes)),
     ]
@@ -139,27 +176,31 @@ def facts(point: Point) -> list[tuple[str, str]]:
     return found
 
 
+def _speeds(generated: float | None, read: float | None, answers: bool) -> list[tuple[str, str]]:
+    reading = ("prompt" if answers else "reading", f"{formats.rate(read)} tok/s")
+    return [("generation", f"{formats.rate(generated)} tok/s"), reading] if answers else [reading]
+
+
 # -- ways to run ------------------------------------------------------------------------------------------------------
-def way_rows(runs: Sequence[Run]) -> list[Row]:
+def way_rows(runs: Sequence[Run], measure: Measure = "kld") -> list[Row]:
     """Ways to run the file, the best first; those that were dropped early are dim, those that failed say why."""
     most = max((run.rounds for run in runs), default=0)
-    return [_way(number, run, most) for number, run in enumerate(runs)]
+    return [_way(number, run, most, measure == "kld") for number, run in enumerate(runs)]
 
 
-def _way(number: int, run: Run, most: int) -> Row:
+def _way(number: int, run: Run, most: int, answers: bool) -> Row:
     first = number == 0 and not run.problem
     ink = "bad" if run.problem else "value" if first else "text" if run.rounds == most else "dim"
     words = run.problem or ("" if run.rounds == most else f"left after round {run.rounds}")
     cells: tuple[Cell, ...] = (
         ("*" if first else " ", "good"),
-        (run.kv_type, ink),
+        *(((run.kv_type, ink),) if answers else ()),
         (str(run.threads), ink),
         (str(run.batch), ink),
         ("all" if run.gpu_layers < 0 else str(run.gpu_layers), ink),
-        (formats.rate(run.tokens_per_s), ink),
+        *(((formats.rate(run.tokens_per_s), ink),) if answers else ()),
         (formats.rate(run.prompt_tokens_per_s), ink),
-        (closeness(run.kld), "dim"),
-        (closeness(run.kld_99_9), "dim"),
+        *(((closeness(run.divergence), "dim"), (closeness(run.divergence_99_9), "dim")) if answers else ()),
         (formats.size(run.peak_bytes), ink),
         (formats.latency(run.load_s), "dim"),
         (str(run.rounds), "dim"),
@@ -167,7 +208,7 @@ def _way(number: int, run: Run, most: int) -> Row:
     )
     fields: dict[str, str | float | None] = {
         "kv": run.kv_type, "threads": run.threads, "batch": run.batch, "layers": run.gpu_layers,
-        "speed": run.tokens_per_s, "prompt": run.prompt_tokens_per_s, "kld": run.kld, "peak": run.peak_bytes,
+        "speed": run.tokens_per_s, "prompt": run.prompt_tokens_per_s, "kld": run.divergence, "peak": run.peak_bytes,
         "load": run.load_s, "problem": run.problem,
     }  # fmt: skip
     return Row(str(number), cells, fields)
@@ -175,18 +216,21 @@ def _way(number: int, run: Run, most: int) -> Row:
 
 def way_facts(run: Run) -> list[tuple[str, str]]:
     """Everything about a way, to read."""
+    answers = bool(run.kv_type)
+    closeness_of = [
+        ("mean KLD", formats.NONE if run.divergence is None else f"{run.divergence:.6f}"),
+        ("99.9 % KLD", formats.NONE if run.divergence_99_9 is None else f"{run.divergence_99_9:.5f}"),
+    ]
     return [
         ("file", run.label),
-        ("KV cache", run.kv_type),
+        *([("KV cache", run.kv_type)] if answers else []),
         ("threads", str(run.threads)),
-        ("batch", f"{run.batch} tokens of a prompt at once"),
+        ("batch", f"{run.batch} tokens {'of a prompt ' if answers else ''}at once"),
         ("layers on GPU", "all" if run.gpu_layers < 0 else str(run.gpu_layers)),
-        ("generation", f"{formats.rate(run.tokens_per_s)} tok/s"),
-        ("prompt", f"{formats.rate(run.prompt_tokens_per_s)} tok/s"),
+        *_speeds(run.tokens_per_s, run.prompt_tokens_per_s, answers),
         ("load", formats.latency(run.load_s)),
         ("peak memory", formats.long_size(run.peak_bytes)),
-        ("mean KLD", formats.NONE if run.kld is None else f"{run.kld:.6f}"),
-        ("99.9 % KLD", formats.NONE if run.kld_99_9 is None else f"{run.kld_99_9:.5f}"),
+        *(closeness_of if answers else []),  # an embedder's vectors do not depend on the way
         ("trials", str(run.rounds)),
         ("flags", way_flags(run)),
         *([("problem", run.problem)] if run.problem else []),
@@ -195,7 +239,8 @@ def way_facts(run: Run) -> list[tuple[str, str]]:
 
 def way_flags(run: Run) -> str:
     """A way as the flags of `lathe serve`."""
-    return f"--kv-type {run.kv_type} --threads {run.threads} --gpu-layers {run.gpu_layers}"
+    cache = f"--kv-type {run.kv_type} " if run.kv_type else ""
+    return f"{cache}--threads {run.threads} --gpu-layers {run.gpu_layers}"
 
 
 def ways_title(file: FrontierFile | None) -> tuple[str, ...]:
@@ -213,20 +258,14 @@ def left_out(file: FrontierFile) -> str:
 
 def summary(file: FrontierFile) -> tuple[str, ...]:
     """Where the figures come from."""
+    source, readings = f"{file.model} on {file.text}", f"{file.readings} readings"
+    if file.measure == "distance":
+        return (source, f"{file.chunks} passages of {file.context} tokens", readings)
     how = "all tokens" if file.exact else "most probable tokens"
-    return (f"{file.model} on {file.text}", f"{file.chunks} x {file.context} tokens", how, f"{file.readings} readings")
+    return (source, f"{file.chunks} x {file.context} tokens", how, readings)
 
 
 # -- the map ----------------------------------------------------------------------------------------------------------
-def kinds_of(sensitivity: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Tensor types that something is known of, most often first."""
-    counts: dict[str, int] = {}
-    for by_kind in sensitivity.values():
-        for kind in by_kind:
-            counts[kind] = counts.get(kind, 0) + 1
-    return sorted(counts, key=lambda kind: -counts[kind])
-
-
 def heat(
     sensitivity: Mapping[str, Mapping[str, float]],
     kind: str,
@@ -270,8 +309,8 @@ def _heat_cell(
     if mix is not None:
         kind = mix.get(name, "as is").lower()
         return cell(f"{shade}{kind}" if each >= 6 else crop(kind.removeprefix("i"), each, ""), each), ink
-    nats = 1e5 * costs[name]
-    number = (f"{nats:.3g}" if nats < 999.5 else f"{nats:.0f}") if each >= 7 else ""
+    cost = 1e5 * costs[name]
+    number = (f"{cost:.3g}" if cost < 999.5 else f"{cost:.0f}") if each >= 7 else ""
     return cell(f"{shade * 2}{number}" if number else shade * each, each), ink
 
 

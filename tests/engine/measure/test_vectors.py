@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lathe.engine.embedded import HELD_OUT_TEXT
 from lathe.engine.errors import DataError, UsageError
-from lathe.engine.jobs import imatrix, kld, perplexity, tune
+from lathe.engine.jobs import bench, imatrix, kld, perplexity
+from lathe.engine.measure.reading import reading_times
 from lathe.engine.measure.vectors import compare, embed, passages
 from lathe.engine.native.llama import LlamaModel
-from lathe.engine.steps import ImatrixStep, KldStep, PerplexityStep, TuneStep
+from lathe.engine.steps import BenchStep, ImatrixStep, KldStep, PerplexityStep
 from lathe.quantize.convert.convert import convert_checkpoint
 from lathe.quantize.plan import QuantizeOptions
 from lathe.quantize.quantizer import quantize_gguf
@@ -129,13 +130,38 @@ def test_importances_of_an_embedder_are_collected(home: Path, embedder: Path) ->
 def test_next_tokens_of_an_embedder_are_not_asked_for(home: Path, embedder: Path) -> None:
     model = entry(embedder)
     text = str(HELD_OUT_TEXT)
-    for run, step in (
-        (perplexity.run, PerplexityStep(model=model.name, context=64)),
-        (tune.run, TuneStep(model=model.name, text=text, context=64, max_size="Q4_K_M")),
-    ):
-        with pytest.raises(DataError, match="predicts no next token") as refused:
-            run(step, RecordingContext(step, home, model))  # type: ignore[operator]  # each takes its own step
-        assert "lathe kld" in str(refused.value.hint)
+    step = PerplexityStep(model=model.name, context=64)
+    with pytest.raises(DataError, match="predicts no next token") as refused:
+        perplexity.run(step, RecordingContext(step, home, model))
+    assert "lathe kld" in str(refused.value.hint)
     long = ImatrixStep(model=model.name, text=text, context=256)
     with pytest.raises(DataError, match="at most 128 tokens"):
         imatrix.run(long, RecordingContext(long, home, model))
+
+
+@pytest.mark.native
+def test_an_embedder_is_timed_by_the_texts_it_reads(home: Path, embedder: Path) -> None:
+    model = entry(embedder)
+    step = BenchStep(model=model.name, prompt_tokens=(300,), generate_tokens=(8,), threads=(1,), repetitions=2)
+    context = RecordingContext(step, home, model)
+    outcome = bench.run(step, context)
+    (row,) = outcome.rows
+    assert (row["n_prompt"], row["n_gen"], row["embeddings"]) == (300, 0, True), "longer than a text, in several"
+    assert outcome.figures["tokens_per_s"] is None
+    assert float(outcome.figures["prompt_tokens_per_s"] or 0) > 0
+    assert any("generates nothing" in line for line in context.lines)
+    nothing = BenchStep(model=model.name, prompt_tokens=(0,), generate_tokens=(8,))
+    with pytest.raises(DataError, match="generates nothing"):
+        bench.run(nothing, RecordingContext(nothing, home, model))
+
+
+@pytest.mark.native
+def test_texts_are_read_as_long_as_model_and_batch_allow(loaded: LlamaModel) -> None:
+    def times(**more: int) -> list[int]:
+        return list(reading_times(loaded, 200, threads=1, repetitions=2, **more))
+
+    assert len(times(batch=512)) == len(times(text=64, batch=64)) == 2
+    with pytest.raises(DataError, match="a batch of 32 tokens holds no text of 64"):
+        times(text=64, batch=32)
+    with pytest.raises(DataError, match="at most 128 tokens"):
+        times(text=200, batch=512)

@@ -51,6 +51,18 @@ def test_without_time_one_way_is_tried() -> None:
     assert [(one.threads, one.rounds) for one in found] == [(1, 1)], "one way is always tried"
 
 
+def test_what_generates_nothing_is_judged_by_its_reading() -> None:
+    tried: list[tuple[int, int]] = []
+
+    def attempt(way: Way, prompt: int, generate: int) -> Timing:
+        tried.append((prompt, generate))
+        return Timing(prompt_tokens_per_s=speeds(way), tokens_per_s=None, load_s=0.1, peak_bytes=1)
+
+    found = halve("file", ways(("",), (1, 2, 3), (512,), (0,)), attempt, shortest=(2048, 0))
+    assert [one.threads for one in found] == [3, 2, 1]
+    assert tried[:4] == [(2048, 0)] * 3 + [(4096, 0)]
+
+
 def test_ways_that_there_is_no_time_for_are_not_listed() -> None:
     allowed = iter([True, False, False, False])
     found = halve("file", ways(("f16",), (1, 2, 3, 4), (128,), (0,)), lambda way, *_: timing(speeds(way)),
@@ -65,6 +77,9 @@ def test_a_trial_measures_in_its_own_process(embedded_gguf: Path, tmp_path: Path
     assert measured.tokens_per_s > 0
     assert measured.prompt_tokens_per_s > 0
     assert measured.peak_bytes > 8 << 20
+    texts = Trial(files=(str(embedded_gguf),), way=Way(kv_type="", threads=1, batch=16), prompt_tokens=32,
+                  generate_tokens=0, text_tokens=16, repetitions=1)  # fmt: skip
+    assert run(texts).tokens_per_s is None
     broken = Trial(files=(str(tmp_path / "none"),), way=Way(threads=1), prompt_tokens=8, generate_tokens=2)
     with pytest.raises(LatheError, match="none"):
         run(broken)

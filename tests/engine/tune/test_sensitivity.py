@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +12,19 @@ from lathe.engine.measure import kld, moments
 from lathe.engine.measure.chunks import Chunks, read_text
 from lathe.engine.measure.imatrix import collect
 from lathe.engine.native.llama import LlamaContext, LlamaModel
-from lathe.engine.tune import yardstick as yardstick_module
+from lathe.engine.tune import token_yardstick
 from lathe.engine.tune.clock import Clock
 from lathe.engine.tune.search import Search
 from lathe.engine.tune.sensitivity import Anchor, Measurements, costs, groups, kinds_for, tensors_of
-from lathe.engine.tune.yardstick import Yardstick
+from lathe.engine.tune.token_yardstick import TokenYardstick
+from lathe.quantize.convert.convert import convert_checkpoint
 from lathe.quantize.gguf.header import read_header, read_sharded
 from lathe.quantize.imatrix import Imatrix
 from lathe.quantize.moments import MomentFolder
 from lathe.quantize.plan import QuantizeOptions
 from lathe.quantize.quantizer import quantize_gguf
 from lathe.quantize.variants import Variants
+from support.families import RECIPES
 
 pytestmark = pytest.mark.native
 TEXT = read_text(HELD_OUT_TEXT)
@@ -61,9 +62,8 @@ def second(small: Path, chunks: Chunks, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module")
-def yardstick(small: Path, chunks: Chunks) -> Iterator[Yardstick]:
-    with Yardstick([small], chunks, threads=1) as made:
-        yield made
+def yardstick(small: Path, chunks: Chunks) -> TokenYardstick:
+    return TokenYardstick([small], chunks, threads=1)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_moments_in_several_passes_are_the_same(
 
 
 def test_a_mix_of_loose_tensors_is_the_file_llama_cpp_would_write(
-    small: Path, variants: Variants, imatrix: Imatrix, yardstick: Yardstick, tmp_path: Path
+    small: Path, variants: Variants, imatrix: Imatrix, yardstick: TokenYardstick, tmp_path: Path
 ) -> None:
     from lathe.quantize.imatrix import write_imatrix
 
@@ -122,11 +122,13 @@ def test_a_mix_of_loose_tensors_is_the_file_llama_cpp_would_write(
             np.testing.assert_array_equal(
                 ours, np.fromfile(tmp_path / "theirs.gguf", np.uint8, tensor.nbytes, offset=other)
             )
-    assert yardstick.read(variants.paths(mix)).kld == pytest.approx(yardstick.read([tmp_path / "mix.gguf"]).kld)
+    assert yardstick.read(variants.paths(mix)).divergence == pytest.approx(
+        yardstick.read([tmp_path / "mix.gguf"]).divergence
+    )
 
 
 def test_readings_are_the_divergence_jobs(
-    small: Path, chunks: Chunks, variants: Variants, yardstick: Yardstick, tmp_path: Path
+    small: Path, chunks: Chunks, variants: Variants, yardstick: TokenYardstick, tmp_path: Path
 ) -> None:
     mix = dict.fromkeys(tensors_of(variants), "Q4_K")
     variants.write(tmp_path / "q4.gguf", mix, {})
@@ -138,34 +140,34 @@ def test_readings_are_the_divergence_jobs(
         LlamaContext(other, chunks.options(threads=1)) as two,
     ):
         found = kld.statistics(kld.measure(one, two, chunks))
-    assert reading.kld == pytest.approx(found.kld.value, rel=1e-3)
+    assert reading.divergence == pytest.approx(found.kld.value, rel=1e-3)
     assert reading.error == pytest.approx(found.kld.error, rel=1e-2)
-    assert reading.kld_99_9 == pytest.approx(found.kld_percentiles[99.9], rel=1e-2)
-    assert reading.same_top == pytest.approx(found.same_top.value)
+    assert reading.divergence_99_9 == pytest.approx(found.kld_percentiles[99.9], rel=1e-2)
+    assert reading.agreement == pytest.approx(found.same_top.value)
     assert reading.perplexity == pytest.approx(found.perplexity.value, rel=1e-4)
     assert yardstick.exact
 
 
 def test_without_memory_for_all_logits_the_most_probable_stand_in(
-    small: Path, chunks: Chunks, variants: Variants, yardstick: Yardstick, monkeypatch: pytest.MonkeyPatch
+    small: Path, chunks: Chunks, variants: Variants, yardstick: TokenYardstick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mix = variants.paths(dict.fromkeys(tensors_of(variants), "Q3_K"))
     whole = yardstick.read(mix)
-    monkeypatch.setattr(yardstick_module, "KEPT_BYTES", 1)
-    with Yardstick([small], chunks, threads=1) as condensed:
-        part = condensed.read(mix)
+    monkeypatch.setattr(token_yardstick, "KEPT_BYTES", 1)
+    condensed = TokenYardstick([small], chunks, threads=1)
+    part = condensed.read(mix)
     assert not condensed.exact
-    assert 0.8 * whole.kld < part.kld <= whole.kld * 1.0001
-    assert part.same_top == whole.same_top
+    assert 0.8 * whole.divergence < part.divergence <= whole.divergence * 1.0001
+    assert part.agreement == whole.agreement
 
 
 def test_feedback_brings_a_real_model_closer_at_the_same_size(
-    small: Path, imatrix: Imatrix, second: MomentFolder, yardstick: Yardstick, variants: Variants, tmp_path: Path
+    small: Path, imatrix: Imatrix, second: MomentFolder, yardstick: TokenYardstick, variants: Variants, tmp_path: Path
 ) -> None:
     mix = {name: "Q3_K" for name in tensors_of(variants) if name.startswith("blk.")}
     better = Variants(read_sharded(small), tmp_path / "better", imatrix, second)
     assert better.size(mix) == variants.size(mix)
-    assert yardstick.read(better.paths(mix)).kld < 0.9 * yardstick.read(variants.paths(mix)).kld
+    assert yardstick.read(better.paths(mix)).divergence < 0.9 * yardstick.read(variants.paths(mix)).divergence
     assert better.error("blk.0.ffn_up.weight", "Q4_K") > 0
 
 
@@ -173,6 +175,15 @@ def test_kinds_are_those_a_tensor_can_have(variants: Variants) -> None:
     assert tensors_of(variants) == [name for name, tensor in variants.tensors.items() if len(tensor.shape) == 2]
     assert kinds_for(variants, "token_embd.weight", ["IQ2_XS", "Q4_K"]) == ["Q4_K"], "no importances for it"
     assert kinds_for(variants, "blk.0.ffn_up.weight", ["IQ2_XS", "Q4_K"]) == ["IQ2_XS", "Q4_K"]
+
+
+def test_tables_that_llama_cpp_keeps_in_full_are_not_chosen_for(tmp_path: Path) -> None:
+    path = tmp_path / "minilm.gguf"
+    convert_checkpoint(RECIPES["minilm"].write(tmp_path / "source"), path, outtype="f16")
+    found = tensors_of(Variants(read_sharded(path), tmp_path / "variants"))
+    assert "token_embd.weight" in found
+    assert "blk.0.ffn_up.weight" in found
+    assert not {"position_embd.weight", "token_types.weight"} & set(found), "as Q8_0 they end the process"
 
 
 def test_groups_join_neighbours_of_one_role() -> None:
@@ -212,7 +223,7 @@ def test_a_group_shares_its_cost_by_error() -> None:
 
 
 def test_a_search_beats_one_type_for_all_and_goes_on_where_it_stopped(
-    variants: Variants, yardstick: Yardstick, tmp_path: Path
+    variants: Variants, yardstick: TokenYardstick, tmp_path: Path
 ) -> None:
     uniform = dict.fromkeys(tensors_of(variants), "Q4_K")
     budget = sum(variants.tensors[name].elements // 256 * 144 for name in uniform)
@@ -232,8 +243,8 @@ def test_a_search_beats_one_type_for_all_and_goes_on_where_it_stopped(
     first.sensitivities()
     found = first.find(budget)
     assert found.bytes <= budget
-    assert found.reading.kld < yardstick.read(variants.paths(uniform)).kld
-    assert found.reading.kld == pytest.approx(found.predicted, rel=0.25)
+    assert found.reading.divergence < yardstick.read(variants.paths(uniform)).divergence
+    assert found.reading.divergence == pytest.approx(found.predicted, rel=0.25)
     assert set(heard) == {"sensitivity of each tensor", "second pass"}
     again = search()
     again.sensitivities()

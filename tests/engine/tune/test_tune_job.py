@@ -8,15 +8,18 @@ from pathlib import Path
 import msgspec
 import pytest
 from lathe.engine.embedded import HELD_OUT_TEXT
-from lathe.engine.errors import UsageError
+from lathe.engine.errors import DataError, UsageError
 from lathe.engine.jobs import tune
+from lathe.engine.native.llama import LlamaModel
 from lathe.engine.steps import TuneStep
 from lathe.engine.tune.frontier import Point, Wish, best, pareto
 from lathe.engine.tune.laboratory import Laboratory
+from lathe.quantize.convert.convert import convert_checkpoint
 from lathe.quantize.gguf.header import read_header
 from lathe.quantize.plan import QuantizeOptions
 from lathe.quantize.quantizer import plan_quantization, quantize_gguf
 from lathe.quantize.types import FILE_TYPES
+from support.families import RECIPES
 from support.job_context import RecordingContext, entry
 
 KINDS = ("IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
@@ -68,7 +71,7 @@ def test_a_wish_for_a_size_is_answered_with_a_better_file(home: Path, small: Pat
     exactly = tune.run(given, RecordingContext(given, home, model))
     assert [artefact.format for artefact in exactly.artefacts] == ["gguf", "text"]
     assert Path(exactly.artefacts[0].path).read_bytes() == Path(made.path).read_bytes()
-    assert exactly.figures["mean_kld"] == pytest.approx(found.kld)
+    assert exactly.figures["mean_kld"] == pytest.approx(found.divergence)
     foreign = msgspec.structs.replace(given, mix={"blk.99.x": "Q4_K"}, name="foreign")
     with pytest.raises(UsageError, match=r"no tensor blk\.99\.x"):
         tune.run(foreign, RecordingContext(foreign, home, model))
@@ -129,15 +132,73 @@ def test_a_wish_that_nothing_answers_is_an_honest_no(home: Path, small: Path, st
     assert outcome.figures["mean_kld"] <= 0.01
 
 
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tuned-embedder")
+    convert_checkpoint(RECIPES["minilm"].write(folder / "source"), folder / "minilm-F16.gguf", outtype="f16")
+    return folder / "minilm-F16.gguf"
+
+
+@pytest.mark.native
+def test_an_embedder_is_tuned_by_its_vectors(home: Path, embedder: Path, step: TuneStep, tmp_path: Path) -> None:
+    model = entry(embedder)
+    step = msgspec.structs.replace(
+        step, model=model.name, compare=("Q4_K_M", "Q8_0"), kinds=("IQ4_NL", "Q5_0", "Q5_1", "Q8_0"),
+        max_size="Q4_K_M", speed=True, try_threads=(1,),
+    )  # fmt: skip
+    outcome = tune.run(step, RecordingContext(step, home, model))
+    rows = {str(row["label"]): row for row in outcome.rows}
+    mix = next(row for label, row in rows.items() if label.startswith("mix"))
+    assert 0 < float(mix["distance"] or 0) < float(rows["Q4_K_M"]["distance"] or 0)
+    assert "kld" not in mix
+    assert mix["tokens_per_s"] is None
+    assert float(mix["prompt_tokens_per_s"] or 0) > 0
+    assert outcome.figures["mean_distance"] == rows[str(outcome.figures["chosen"])]["distance"]
+    frontier = tune.read_frontier(Path(outcome.artefacts[-1].path))
+    assert frontier.measure == "distance"
+    assert {run.kv_type for run in frontier.runs} == {""}
+    assert "position_embd.weight" not in frontier.sensitivity
+    with LlamaModel(Path(outcome.artefacts[0].path)) as made:
+        assert made.embeds
+    close = msgspec.structs.replace(step, max_size=None, max_distance=0.5, speed=False, output=str(tmp_path / "close"))
+    found = tune.run(close, RecordingContext(close, home, model))
+    assert found.artefacts[0].bytes < outcome.artefacts[0].bytes, "the smallest that is close enough"
+
+
+@pytest.mark.native
+def test_wishes_are_in_the_measure_of_the_model(home: Path, small: Path, embedder: Path, step: TuneStep) -> None:
+    both = msgspec.structs.replace(step, max_kld=0.1, max_distance=0.1)
+    with pytest.raises(UsageError, match="not both"):
+        tune.run(both, RecordingContext(both, home, entry(small)))
+    for model, wish, other in (
+        (embedder, {"max_kld": 0.1}, "--max-distance"),
+        (small, {"max_distance": 0.1}, "--max-kld"),
+    ):
+        asked = msgspec.structs.replace(step, model=entry(model).name, **wish)
+        with pytest.raises(UsageError) as refused:
+            tune.run(asked, RecordingContext(asked, home, entry(model)))
+        assert other in str(refused.value.hint)
+
+
+@pytest.mark.native
+def test_a_model_that_scores_pairs_is_refused(home: Path, step: TuneStep, tmp_path: Path) -> None:
+    path = tmp_path / "reranker.gguf"
+    convert_checkpoint(RECIPES["reranker"].write(tmp_path / "source"), path, outtype="f16")
+    model = entry(path)
+    asked = msgspec.structs.replace(step, model=model.name)
+    with pytest.raises(DataError, match="scores pairs of texts"):
+        tune.run(asked, RecordingContext(asked, home, model))
+
+
 def point(label: str, size: int, kld: float, speed: float | None = None) -> Point:
     return Point(
         label=label,
         bytes=size,
         bits_per_weight=4.0,
-        kld=kld,
-        kld_error=0.0,
-        kld_99_9=kld,
-        same_top=0.9,
+        divergence=kld,
+        error=0.0,
+        divergence_99_9=kld,
+        agreement=0.9,
         perplexity=10.0,
         tokens_per_s=speed,
     )
@@ -155,12 +216,12 @@ def test_the_frontier_keeps_what_no_other_beats() -> None:
     [
         (Wish(), "d"),
         (Wish(max_bytes=250), "b"),
-        (Wish(max_kld=0.06), "b"),
-        (Wish(max_kld=0.06, max_bytes=1000), "d"),
+        (Wish(max_divergence=0.06), "b"),
+        (Wish(max_divergence=0.06, max_bytes=1000), "d"),
         (Wish(min_tokens_per_s=60), "c"),
         (Wish(max_bytes=250, min_tokens_per_s=45), "c"),
         (Wish(max_bytes=50), None),
-        (Wish(max_kld=0.01, min_tokens_per_s=1), None),
+        (Wish(max_divergence=0.01, min_tokens_per_s=1), None),
     ],
 )
 def test_wishes_are_answered_by_what_was_measured(wish: Wish, label: str | None) -> None:
