@@ -1,10 +1,11 @@
-"""Mixed precision beside llama-quantize's recipes: mean divergence on held-out text, at no more bytes.
+"""Mixed precision beside llama-quantize's recipes: divergence (distance) on held-out text, at no more bytes.
 
     python benchmarks/mixed_precision.py [--text CALIBRATION] [--held-out FILE] [--sizes Q5_K_M,Q4_K_M] [--minutes 5]
 
 Both sides have the same importance matrix, collected from 100 chunks of the calibration text; without one the first
 half of the held-out text calibrates and the second judges. The default model is the embedded one, whose training text
-`engine/embedded/training/corpus.py` makes, and the held-out text its `valid.txt`.
+`engine/embedded/training/corpus.py` makes, and the held-out text its `valid.txt`. `--model` takes any GGUF, embedders
+included.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from pathlib import Path
 
 from _peers import TEXT, embedded_model, peer, run, table
 from lathe.engine.measure import chunks as chunked
-from lathe.engine.measure import kld
+from lathe.engine.measure import kld, vectors
 from lathe.engine.measure.imatrix import collect
+from lathe.engine.measure.kld import Estimate
 from lathe.engine.native.llama import LlamaContext, LlamaModel
+from lathe.engine.tune.frontier import NOUNS
 from lathe.engine.tune.laboratory import Laboratory, Settings
 from lathe.quantize.imatrix import write_imatrix
 from lathe.quantize.plan import QuantizeOptions
@@ -50,7 +53,7 @@ def main() -> None:
         model = arguments.model or embedded_model(folder)
         matrix = folder / "imatrix.gguf"
         with LlamaModel(model) as loaded:
-            write_imatrix(matrix, collect(loaded, chunked.cut(loaded, text, CONTEXT, 100), arguments.text.name))
+            write_imatrix(matrix, collect(loaded, chunked.cut(loaded, text, CONTEXT, 100, embedders=True), label))
         began = time.monotonic()
         settings = Settings(
             imatrix=matrix, feedback=not arguments.no_feedback, n_ctx=CONTEXT, n_chunks=arguments.chunks,
@@ -71,21 +74,26 @@ def main() -> None:
             laboratory.write(ours, point.mix, {})
             seconds = time.monotonic() - began
             assert ours.stat().st_size <= theirs.stat().st_size
-            before, after = (_divergence(model, path, held_out, arguments.threads) for path in (theirs, ours))
+            judge = _distance if laboratory.measure == "distance" else _divergence
+            (before, same), (after, still) = (
+                judge(model, path, held_out, arguments.threads) for path in (theirs, ours)
+            )
             rows.append(
                 (size, f"{theirs.stat().st_size:,}", f"{ours.stat().st_size:,}",
-                 f"{before.kld.value:.5f} ± {before.kld.error:.5f}", f"{after.kld.value:.5f} ± {after.kld.error:.5f}",
-                 f"{after.kld.value / before.kld.value:.3f}x",
-                 f"{before.same_top.value:.1%} / {after.same_top.value:.1%}",
-                 f"{seconds:.0f}")
+                 f"{before.value:.5f} ± {before.error:.5f}", f"{after.value:.5f} ± {after.error:.5f}",
+                 f"{after.value / before.value:.3f}x", f"{same.value:.1%} / {still.value:.1%}", f"{seconds:.0f}")
             )  # fmt: skip
+        noun = f"mean {NOUNS[laboratory.measure]}"
+        same_what = "same nearest passage" if laboratory.measure == "distance" else "same top token"
         table(
-            ("size of", "llama-quantize, bytes", "mix, bytes", "mean KLD", "mean KLD of the mix", "ratio",
-             "same top token", "search, s"),
+            ("size of", "llama-quantize, bytes", "mix, bytes", noun, f"{noun} of the mix", "ratio", same_what,
+             "search, s"),
             rows,
         )  # fmt: skip
-        print(f"\n{laboratory.search.readings} readings in all; calibration {label}, "
+        print(f"\n{laboratory.search.readings} readings in all; calibration {label}, at most "
               f"{arguments.chunks} chunks of {CONTEXT} tokens per reading")  # fmt: skip
+        for what in laboratory.clock.left_out:
+            print(f"no time for {what}")
 
 
 def _recipe(model: Path, output: Path, kind: str, matrix: Path) -> None:
@@ -96,12 +104,23 @@ def _recipe(model: Path, output: Path, kind: str, matrix: Path) -> None:
         run(["env", "-C", str(matrix.parent), tool, "--imatrix", matrix.name, model, output.name, kind])
 
 
-def _divergence(model: Path, path: Path, text: bytes, threads: int) -> kld.Divergence:
+def _distance(model: Path, path: Path, text: bytes, threads: int) -> tuple[Estimate, Estimate]:
+    """Mean distance of the vectors, and the share of passages with the same nearest one."""
+    pieces = vectors.passages(text, CONTEXT)
+    with LlamaModel(model) as base, LlamaModel(path) as other:
+        one, two = (vectors.embed(each, pieces, CONTEXT, threads=threads) for each in (base, other))
+    found = vectors.compare(one, two)
+    return found.distance, found.same_nearest
+
+
+def _divergence(model: Path, path: Path, text: bytes, threads: int) -> tuple[Estimate, Estimate]:
+    """Mean divergence of next tokens, and the share of tokens with the same most probable one."""
     with LlamaModel(model) as base, LlamaModel(path) as other:
         chunks = chunked.cut(base, text, CONTEXT)
         options = chunks.options(threads=threads)
         with LlamaContext(base, options) as one, LlamaContext(other, options) as two:
-            return kld.statistics(kld.measure(one, two, chunks))
+            found = kld.statistics(kld.measure(one, two, chunks))
+            return found.kld, found.same_top
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The quality-size-speed laboratory: which types for which tensors, measured on the user's model, text and machine.
 
-    yardstick     how far a mix is from the original
+    yardstick     how far a mix is from the original, by next tokens or by vectors
     sensitivity   what each tensor costs in each type
     knapsack      which types for which tensors, for a size
     search        puts them together and measures what it found

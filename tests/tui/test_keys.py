@@ -30,6 +30,7 @@ from rich.cells import cell_len
 from support.screens import running, screen_lines, screen_text, type_text, until
 from textual.binding import Binding
 from textual.pilot import Pilot
+from textual.widgets import Input
 
 SOURCES: list[type] = [
     LatheApp, PlaceScreen, FilterRow, Grid, LogView, Prompt, Sheet, Transcript, *(place.kind() for place in PLACES),
@@ -95,6 +96,16 @@ async def test_every_action_is_in_the_palette() -> None:
                         continue
                     actions = {b.action for k in SOURCES for b in flat(k.__dict__.get("BINDINGS", ())) if b.id in found}
                     assert identity in found or binding.action in actions, identity
+
+
+async def test_an_action_written_out_is_run_and_not_taken_for_a_command() -> None:
+    async with running(size=(120, 40)) as (app, pilot, _):
+        await pilot.press("colon")
+        await until(pilot, lambda: len(app.screen_stack) == 2)
+        app.screen.query_one(Input).value = "go to tune"
+        await until(pilot, lambda: "Go to Tune" in screen_text(app) and "Run  go" not in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: app.current_mode == "tune")
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])

@@ -412,7 +412,7 @@ async def test_an_embedder_is_tuned_by_distance(tmp_path: Path) -> None:
         assert "prompt/s" not in shown
         fields = app.screen.query_one(Fields)
         assert "max KLD" in shown
-        assert "max distance" not in shown, "the model chosen generates"
+        assert "max dist." not in shown, "the model chosen generates"
         app.screen.query_one("#points", Grid).focus()
         await pilot.press("enter")
         await until(pilot, lambda: "ten nearest kept" in screen_text(app) and "mean distance" in screen_text(app))
@@ -420,7 +420,7 @@ async def test_an_embedder_is_tuned_by_distance(tmp_path: Path) -> None:
         fields.put("max_kld", "0.02")
         _tune(app).open_key(embedder)
         fields.put("text", str(text))
-        await until(pilot, lambda: "max distance" in screen_text(app) and "max KLD" not in screen_text(app))
+        await until(pilot, lambda: "max dist." in screen_text(app) and "max KLD" not in screen_text(app))
         fields.put("max_distance", "0.001")
         await until(pilot, lambda: "0.001" in screen_text(app))
         await pilot.press("r")

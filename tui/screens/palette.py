@@ -79,7 +79,8 @@ class Palette(Dialog[None]):
             )
             for n in order[:MOST]
         ]
-        if parsed is not None:
+        titles = {command.title.lower() for command in self._commands}
+        if parsed is not None and text.strip().lower() not in titles:  # `go to tune` is the action of that name
             rows.insert(0, Row("typed", ((f"Run  {text.strip()}", "accent"), ("enter", "key"))))
         grid = self.query_one(Grid)
         grid.show(rows)

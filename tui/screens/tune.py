@@ -51,7 +51,12 @@ FIELDS = (
     Field("text", "text", hint="path of a calibration text, like the model's use"),
     Field("max_size", "max size", hint="4GB, 2.5GiB, bytes, or as large as a type: Q4_K_M"),
     Field("max_kld", "max KLD", hint="mean divergence, such as 0.02", check=number(1e-9, 100, optional=True)),
-    Field("max_distance", "max distance", hint="of vectors, such as 0.001", check=number(1e-12, 2, optional=True)),
+    Field(
+        "max_distance",
+        "max dist.",
+        hint="mean distance of vectors, such as 0.001",
+        check=number(1e-12, 2, optional=True),
+    ),
     Field(
         "min_speed",
         "min tok/s",

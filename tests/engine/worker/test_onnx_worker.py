@@ -155,7 +155,7 @@ def test_stops_are_held_back_and_cut(child: WorkerChild) -> None:
 def test_cancel_ends_one_and_leaves_the_others(child: WorkerChild) -> None:
     gone = child.generate(prompt=PROMPTS[1], max_tokens=200, sampling=Sampling(temperature=0, ignore_eos=True))
     stays = child.generate(prompt=PROMPTS[0], max_tokens=24)
-    waiting = child.generate(prompt=PROMPTS[2] * 5, max_tokens=200)
+    waiting = child.generate(prompt=PROMPTS[2] * 5, max_tokens=100)
     child.cancel(gone)
     child.cancel(waiting)
     got = child.collect(gone, stays, waiting)
