@@ -22,7 +22,8 @@ from lathe.engine.measure.imatrix import collect
 from lathe.engine.measure.kld import Estimate
 from lathe.engine.native.llama import LlamaContext, LlamaModel
 from lathe.engine.tune.frontier import NOUNS
-from lathe.engine.tune.laboratory import Laboratory, Settings
+from lathe.engine.tune.laboratory import Laboratory
+from lathe.engine.tune.settings import Settings
 from lathe.quantize.imatrix import write_imatrix
 from lathe.quantize.plan import QuantizeOptions
 from lathe.quantize.quantizer import quantize_gguf

@@ -3,8 +3,8 @@
     python benchmarks/quantize.py [--model F16.gguf | --size 470m] [--types Q4_K_M,Q8_0,...] [--rounds 5] [--threads 1]
 
 Ours is timed inside one Python process, with the checks before and after, the hash of the result and its way to the
-disk; theirs from start to exit, with none of these. Memory is of a process of its own each, as the kernel counts it:
-pages of the mapped source are in it.
+disk; theirs from start to exit, with none of these; what the hash alone takes is a column. Memory is of a process of
+its own each, as the kernel counts it: pages of the mapped source are in it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from _random_model import random_model
 from lathe.engine.measure import chunks as chunked
 from lathe.engine.measure.imatrix import collect
 from lathe.engine.native.llama import LlamaModel
+from lathe.quantize.artefact import file_sha256
 from lathe.quantize.imatrix import write_imatrix
 from lathe.quantize.plan import QuantizeOptions
 from lathe.quantize.quantizer import quantize_gguf
@@ -95,17 +96,20 @@ def main() -> None:
                 lambda command=command: fresh(theirs, lambda: run([*command, str(arguments.threads)])),
                 arguments.rounds,
             )
+            hashing = seconds(lambda: file_sha256(ours))
             same = "yes" if filecmp.cmp(ours, theirs, shallow=False) else "NO"
             threads = arguments.threads
             memory = peak([sys.executable, "-c", OURS, model, ours, matrix, kind, threads])
             memory += " / " + peak([*command, threads])
             rows.append(
-                (kind, f"{ours.stat().st_size:,}", f"{mine:.3f}", f"{peers:.3f}", f"{peers / mine:.2f}", same, memory)
-            )
+                (kind, f"{ours.stat().st_size:,}", f"{mine:.3f}", f"{hashing:.3f}", f"{peers:.3f}",
+                 f"{peers / mine:.2f}", same, memory)
+            )  # fmt: skip
         table(
-            ("type", "bytes", "lathe, s", "llama-quantize, s", "speed, theirs / ours", "same bytes", "peak RSS, MB"),
+            ("type", "bytes", "lathe, s", "of it the hash", "llama-quantize, s", "speed, theirs / ours", "same bytes",
+             "peak RSS, MB"),
             rows,
-        )
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from lathe.quantize.gguf.values import GgufHeader, GgufTensor
 from lathe.quantize.imatrix import Imatrix
 from lathe.quantize.moments import MomentFolder
 from lathe.quantize.tensor_quantizer import quantize_tensor, sampled_error
-from lathe.quantize.types import tensor_type
+from lathe.quantize.types import TensorType, tensor_type
 
 _ALIGNMENT = 32
 _COPY_BYTES = 1 << 24
@@ -66,6 +66,14 @@ class Variants:
             with new_artefact(head) as part:
                 part.write_bytes(padded(self._head()))
         return [head, *(self._shard(name, mix.get(name)) for name in self.tensors)]
+
+    def missing(self, mix: Mapping[str, str]) -> int:
+        """How many weights of a mix have not been quantized yet."""
+        return sum(
+            self.tensors[name].elements
+            for name, kind in mix.items()
+            if not self._path(name, tensor_type(kind)).exists()
+        )
 
     def size(self, mix: Mapping[str, str]) -> int:
         """Bytes of tensor data in one file of this mix, padding included."""
@@ -122,7 +130,7 @@ class Variants:
     def _shard(self, name: str, kind: str | None) -> Path:
         tensor = self.tensors[name]
         stored = tensor.type if kind is None else tensor_type(kind)
-        path = self._folder / f"{self._numbers[name]:05d}-{stored.name}.gguf"
+        path = self._path(name, stored)
         if path.exists():
             return path
         with new_artefact(path) as part, part.open("wb") as file:
@@ -139,6 +147,9 @@ class Variants:
                 ):
                     slab.tofile(file)
         return path
+
+    def _path(self, name: str, stored: TensorType) -> Path:
+        return self._folder / f"{self._numbers[name]:05d}-{stored.name}.gguf"
 
     def _feedback(self, tensor: GgufTensor) -> Feedback | None:
         single = len(tensor.shape) == 2

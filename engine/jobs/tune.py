@@ -105,8 +105,9 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
     """Measure, choose, write."""
     from lathe.engine.measure.chunks import read_text
     from lathe.engine.native.devices import devices
-    from lathe.engine.tune.laboratory import Laboratory, Settings
+    from lathe.engine.tune.laboratory import Laboratory
     from lathe.engine.tune.sensitivity import KINDS
+    from lathe.engine.tune.settings import Settings
 
     entry = context.model(step.model)
     source = gguf_path(entry)
@@ -159,7 +160,7 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
     runs: list[Run] = []
     if timing:
         likely = best(points, msgspec.structs.replace(wish, min_tokens_per_s=None)) or points[0]
-        runs = laboratory.ways_to_run(likely, _candidates(step, laboratory, accelerated))
+        runs = laboratory.running.ways(likely, _candidates(step, laboratory, accelerated))
         points = _timed(step, points, runs, laboratory, context)
     chosen = best(points, wish)
     frontier = pareto(points)
@@ -286,7 +287,7 @@ def _timed(
     with laboratory.clock.part("speed"):
         # The one that was run most ways is the one that will probably be chosen: it comes first.
         order = sorted(range(len(points)), key=lambda at: points[at].label != usable[0].label)
-        found = {at: laboratory.timed(points[at], way) for at in order}
+        found = {at: laboratory.running.timed(points[at], way) for at in order}
     return [found[at] for at in range(len(points))]
 
 

@@ -61,9 +61,13 @@ class Clock:
         """Seconds of the part under way; never negative."""
         return max(0.0, self._until - self._now())
 
+    def has(self, seconds: float, *, whole: bool = False) -> bool:
+        """Whether the part under way has so much time left; `whole`: or the parts after it, which must do with less."""
+        return self._now() + seconds < (self._began + self.asked if whole else self._until)
+
     def fits(self, kind: str, count: int = 1) -> bool:
         """Whether so many more of a kind fit, as the last one went; of an unknown one, whether there is any time."""
-        return self._now() + count * self._costs.get(kind, 0.0) < self._until
+        return self.has(count * self._costs.get(kind, 0.0))
 
     @contextmanager
     def cost(self, kind: str) -> Iterator[None]:

@@ -10,6 +10,7 @@ saved as it comes, so that a stopped search goes on.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -80,6 +81,8 @@ class Search:
         self._clock = clock
         self._progress = progress
         self.names = tensors_of(variants)
+        self._making_s = self._reading_s = 0.0
+        """Of the last one: per weight that was quantized, and of a reading."""
         self.readings = 0
         self.measured = read_measurements(state)
 
@@ -108,23 +111,38 @@ class Search:
         second = self._found(budget, choose(self.choices(), budget), 2)
         return min(first, second, key=lambda found: found.reading.divergence)
 
-    def closest(self, divergence: float) -> Found:
+    def closest(self, divergence: float) -> Mix:
         """The smallest mix that is predicted to diverge by at most so much; the closest of all where none is."""
         mix, steps = path(self.choices())
         for step in steps:
             if cost_of(mix) <= divergence:
                 break
             mix[step.name] = step.option
-        return self._found(size_of(mix), mix, 1)
+        return mix
+
+    def affords(self, chosen: Mix, *, urgent: bool) -> bool:
+        """Whether there is time to make and measure a mix, as it went before: most of its tensors may be there."""
+        missing = self._variants.missing(_kinds(chosen))
+        return self._clock.has(missing * self._making_s + self._reading_s, whole=urgent)
+
+    def measured_as(self, chosen: Mix) -> Found:
+        """Make and measure a mix."""
+        return self._found(size_of(chosen), chosen, 1)
 
     def read(self, mix: dict[str, str]) -> Reading:
         """Measure a mix."""
         self.readings += 1
         with self._clock.cost("anchor" if len(mix) == 1 else "mix"):
-            return self._yardstick.read(self._variants.paths(mix))
+            missing, began = self._variants.missing(mix), time.monotonic()
+            paths = self._variants.paths(mix)
+            if missing:
+                self._making_s = (time.monotonic() - began) / missing
+            reading = self._yardstick.read(paths)
+            self._reading_s = reading.seconds
+            return reading
 
     def _found(self, budget: int, chosen: Mix, passes: int) -> Found:
-        mix = {name: option.kind for name, option in chosen.items()}
+        mix = _kinds(chosen)
         return Found(
             budget=budget,
             mix=mix,
@@ -162,3 +180,7 @@ class Search:
         fresh = self._state.with_suffix(".new")
         fresh.write_bytes(msgspec.json.encode(measured))
         fresh.replace(self._state)
+
+
+def _kinds(chosen: Mix) -> dict[str, str]:
+    return {name: option.kind for name, option in chosen.items()}

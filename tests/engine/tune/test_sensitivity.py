@@ -249,5 +249,5 @@ def test_a_search_beats_one_type_for_all_and_goes_on_where_it_stopped(
     again = search()
     again.sensitivities()
     assert again.readings == len(first.measured.anchors), "nothing was measured twice"
-    close = again.closest(found.predicted * 2)
+    close = again.measured_as(again.closest(found.predicted * 2))
     assert close.bytes < found.bytes

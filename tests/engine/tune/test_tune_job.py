@@ -129,7 +129,7 @@ def test_a_wish_that_nothing_answers_is_an_honest_no(home: Path, small: Path, st
     step = msgspec.structs.replace(step, max_kld=0.01)
     outcome = tune.run(step, RecordingContext(step, home, model))
     assert outcome.exit == 0
-    assert outcome.figures["mean_kld"] <= 0.01
+    assert 0.006 < float(outcome.figures["mean_kld"] or 0) <= 0.01, "no closer, and so no larger, than was asked"
 
 
 @pytest.fixture(scope="module")
