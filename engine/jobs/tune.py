@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-from lathe.engine.errors import DataError, ExitCode, MissingError, UsageError
+from lathe.engine.errors import ExitCode, UsageError
 from lathe.engine.jobs.outputs import gguf_path, model_sha256, output_path, recipe_key, tools, variant_name
 from lathe.engine.jobs.values import Artefact, Figure, JobContext, Outcome
 from lathe.engine.paths import Home
 from lathe.engine.steps import TuneStep
 from lathe.engine.tune.frontier import NOUNS, Measure, Point, Wish, best, pareto
+from lathe.engine.tune.frontier_file import FrontierFile, chosen_figures, point_row
 from lathe.engine.tune.halving import Run, ways
 from lathe.engine.tune.trial import Way
 from lathe.quantize.artefact import file_sha256, new_artefact
@@ -35,72 +36,6 @@ _STAGES = 6
 """Stages of a search with one wish; more sizes and ways to run make more."""
 
 
-_NAMES: dict[Measure, dict[str, str]] = {
-    "kld": {
-        "predicted": "predicted_kld", "divergence": "kld", "error": "kld_error", "divergence_99_9": "kld_99_9",
-        "agreement": "same_top", "perplexity": "perplexity",
-    },
-    "distance": {
-        "predicted": "predicted_distance", "divergence": "distance", "error": "distance_error",
-        "divergence_99_9": "distance_99_9", "agreement": "same_nearest", "neighbours": "neighbours",
-    },
-}  # fmt: skip
-"""What a point's closeness is called in rows, by what it is."""
-_CHOSEN = {"kld": "mean_kld", "kld_error": "mean_kld_error", "same_top": "same_top_p", "distance": "mean_distance",
-           "distance_error": "mean_distance_error"}  # fmt: skip
-"""Names of the same as figures of a job, where they are others."""
-
-
-class FrontierFile(msgspec.Struct, frozen=True, kw_only=True):
-    """What the JSON artefact holds."""
-
-    model: str
-    model_sha256: str
-    text: str
-    text_sha256: str
-    context: int
-    chunks: int
-    measure: Measure = "kld"
-    """What the divergence of points is."""
-    feedback: bool
-    exact: bool
-    """Whether divergence was computed over the whole vocabulary."""
-    readings: int
-    """Measurements taken."""
-    points: tuple[Point, ...]
-    """By size; the first of equals is the better."""
-    sensitivity: dict[str, dict[str, float]]
-    """Tensor -> type -> divergence it alone would cause."""
-    tensor_bytes: dict[str, dict[str, int]]
-    runs: tuple[Run, ...] = ()
-    """Ways to run the point that answers the wish, the best first."""
-    machine: str = ""
-    """The processor that speeds were measured on."""
-    imatrix: str = ""
-    """Path of the importances that every point was made with."""
-    seconds: float | None = None
-    """What the search took."""
-    seconds_asked: float | None = None
-    spent: dict[str, float] = {}
-    """Part of the search -> seconds."""
-    left_out: tuple[str, ...] = ()
-    """What there was no time for."""
-
-
-def read_frontier(path: Path) -> FrontierFile:
-    """Read the JSON artefact.
-
-    Raises:
-        DataError: it is none.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=FrontierFile)
-    except FileNotFoundError as error:
-        raise MissingError(f"there is no frontier at {path}", hint="`lathe tune` measures one") from error
-    except (OSError, msgspec.MsgspecError) as error:
-        raise DataError(f"{path} is no frontier of `lathe tune`: {error}") from error
-
-
 def run(step: TuneStep, context: JobContext) -> Outcome:
     """Measure, choose, write."""
     from lathe.engine.measure.chunks import read_text
@@ -109,6 +44,7 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
     from lathe.engine.tune.sensitivity import KINDS
     from lathe.engine.tune.settings import Settings
 
+    wished_measure = _wished_measure(step)
     entry = context.model(step.model)
     source = gguf_path(entry)
     text_path = Path(step.text).expanduser()
@@ -126,7 +62,7 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
         seconds=60 * step.minutes,
         threads=step.threads,
         gpu_layers=(-1 if accelerated else 0) if step.gpu_layers is None else step.gpu_layers,
-        wished=_wished_measure(step),
+        wished=wished_measure,
     )
     recipe = _recipe(step, entry.name, model_digest, digest)
     folder = Home(Path(context.spec.home)).root / "tune" / recipe_key(_what_was_measured(recipe))[:16]
@@ -136,7 +72,7 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
         output = output_path(context, step.output, step.name or variant_name(entry, _NAME_OF_MIX))
         made = _made(step, context, laboratory, point, output, recipe, entry.id, report)
         laboratory.tidy()
-        figures, row = _chosen(point, laboratory.measure), point_row(point, True, laboratory.measure)
+        figures, row = chosen_figures(point, laboratory.measure), point_row(point, True, laboratory.measure)
         return Outcome(artefacts=tuple(made), figures=figures, rows=(row,))
     clock = laboratory.clock
     timing = step.speed or step.min_tokens_per_s is not None
@@ -182,7 +118,7 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
         "left_out": "; ".join(clock.left_out) or None,
     }  # fmt: skip
     if chosen is not None and wished:
-        figures |= _chosen(chosen, laboratory.measure)
+        figures |= chosen_figures(chosen, laboratory.measure)
     exit_code = ExitCode.NEGATIVE if wished and chosen is None else ExitCode.OK
     rows = tuple(point_row(point, point in frontier, laboratory.measure) for point in points)
     return Outcome(artefacts=tuple(artefacts), figures=figures, rows=rows, exit=int(exit_code))
@@ -211,14 +147,6 @@ def _wished_measure(step: TuneStep) -> Measure | None:
     if step.max_kld and step.max_distance:
         raise UsageError("a model has KLD or distance, not both", hint="distance is of embedders; leave one wish out")
     return "kld" if step.max_kld else "distance" if step.max_distance else None
-
-
-def _chosen(point: Point, measure: Measure) -> dict[str, Figure]:
-    row = point_row(point, True, measure)
-    names = ("bytes", *_NAMES[measure].values(), "tokens_per_s", "prompt_tokens_per_s", "peak_bytes")
-    return {"chosen": point.label} | {
-        _CHOSEN.get(name, name): row[name] for name in names if not name.startswith(("predicted", "perplexity"))
-    }
 
 
 def _points(step: TuneStep, wish: Wish, laboratory: Laboratory, context: JobContext) -> list[Point]:
@@ -400,13 +328,3 @@ def _frontier_file(
     with new_artefact(path, force=True) as part:
         part.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1))
     return Artefact(name=path.name, path=str(path), format="json", bytes=path.stat().st_size, sha256=file_sha256(path))
-
-
-def point_row(point: Point, on_frontier: bool, measure: Measure) -> dict[str, Figure]:
-    """A point as a row, its closeness under the names of the measure."""
-    names = _NAMES[measure]
-    foreign = {"mix", *_NAMES["kld"], *_NAMES["distance"]} - names.keys()
-    every = msgspec.structs.asdict(point)
-    return {names.get(name, name): value for name, value in every.items() if name not in foreign} | {
-        "frontier": on_frontier
-    }

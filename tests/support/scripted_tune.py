@@ -6,11 +6,11 @@ import math
 
 import msgspec
 from lathe.engine.errors import Failure
-from lathe.engine.jobs.tune import FrontierFile
 from lathe.engine.jobs.values import Artefact, Job, Outcome, Progress
 from lathe.engine.states import Fit, Footprint, Forecast
 from lathe.engine.steps import ConvertStep, OnnxQuantizeStep, QuantizeStep, TuneStep
 from lathe.engine.tune.frontier import Point
+from lathe.engine.tune.frontier_file import FrontierFile
 from lathe.engine.tune.halving import Run
 from lathe.engine.worker.messages import LoadOptions
 from lathe.quantize.types import FILE_TYPES

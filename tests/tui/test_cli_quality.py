@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner, Result
 from lathe.engine import connect
 from lathe.engine.errors import DoesNotFit, ExitCode
-from lathe.engine.jobs.tune import FrontierFile, point_row
 from lathe.engine.jobs.values import Artefact, Job, Outcome
 from lathe.engine.steps import (
     ConvertStep,
@@ -25,6 +24,7 @@ from lathe.engine.steps import (
     TuneStep,
 )
 from lathe.engine.tune.frontier import Measure, Point
+from lathe.engine.tune.frontier_file import FrontierFile, point_row
 from lathe.engine.tune.halving import Run
 from lathe.quantize.imatrix import Entry, Imatrix, write_imatrix
 from lathe.tui.cli.root import cli

@@ -10,10 +10,10 @@ import re
 from pathlib import Path
 
 import click
-from lathe.engine.jobs.tune import FrontierFile, read_frontier
 from lathe.engine.jobs.values import Figure, Job
 from lathe.engine.steps import TuneStep
 from lathe.engine.tune.frontier import NOUNS, UNITS, Measure, telling_kind
+from lathe.engine.tune.frontier_file import FrontierFile, read_frontier
 from lathe.engine.tune.halving import Run
 from lathe.tui.cli.follow import run_step
 from lathe.tui.cli.shell import Shell, put, put_table

@@ -13,10 +13,10 @@ from typing import ClassVar
 
 import msgspec
 from lathe.engine.errors import LatheError
-from lathe.engine.jobs.tune import FrontierFile
 from lathe.engine.jobs.values import Job
 from lathe.engine.steps import QuantizeStep, TuneStep
 from lathe.engine.tune.frontier import NOUNS, UNITS, Measure, Point, Wish, kinds_of, telling_kind
+from lathe.engine.tune.frontier_file import FrontierFile
 from lathe.engine.tune.halving import Run
 from lathe.store.models import ModelEntry
 from lathe.tui import formats

@@ -21,7 +21,7 @@ from lathe.tui.widgets.paint import Line, cell, crop, fit
 from lathe.tui.widgets.plot import Dot
 
 if TYPE_CHECKING:
-    from lathe.engine.jobs.tune import FrontierFile
+    from lathe.engine.tune.frontier_file import FrontierFile
 
 _HEAD = (
     Column("", least=1, most=1),

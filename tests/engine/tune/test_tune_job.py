@@ -13,6 +13,7 @@ from lathe.engine.jobs import tune
 from lathe.engine.native.llama import LlamaModel
 from lathe.engine.steps import TuneStep
 from lathe.engine.tune.frontier import Point, Wish, best, pareto
+from lathe.engine.tune.frontier_file import read_frontier
 from lathe.engine.tune.laboratory import Laboratory
 from lathe.quantize.convert.convert import convert_checkpoint
 from lathe.quantize.gguf.header import read_header
@@ -66,7 +67,7 @@ def test_a_wish_for_a_size_is_answered_with_a_better_file(home: Path, small: Pat
     again = RecordingContext(step, home, model)
     repeated = tune.run(msgspec.structs.replace(step, force=True), again)
     assert repeated.artefacts[0].sha256 == made.sha256, "the laboratory's folder remembers, and the result is the same"
-    found = next(point for point in tune.read_frontier(Path(frontier.path)).points if point.mix)
+    found = next(point for point in read_frontier(Path(frontier.path)).points if point.mix)
     given = msgspec.structs.replace(step, max_size=None, mix=found.mix, name="again")
     exactly = tune.run(given, RecordingContext(given, home, model))
     assert [artefact.format for artefact in exactly.artefacts] == ["gguf", "text"]
@@ -154,7 +155,7 @@ def test_an_embedder_is_tuned_by_its_vectors(home: Path, embedder: Path, step: T
     assert mix["tokens_per_s"] is None
     assert float(mix["prompt_tokens_per_s"] or 0) > 0
     assert outcome.figures["mean_distance"] == rows[str(outcome.figures["chosen"])]["distance"]
-    frontier = tune.read_frontier(Path(outcome.artefacts[-1].path))
+    frontier = read_frontier(Path(outcome.artefacts[-1].path))
     assert frontier.measure == "distance"
     assert {run.kv_type for run in frontier.runs} == {""}
     assert "position_embd.weight" not in frontier.sensitivity
