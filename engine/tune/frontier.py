@@ -19,7 +19,23 @@ _MIDDLE = ("Q4_K", "IQ4_NL", "Q4_0")
 """Types between the coarse and the fine ones."""
 
 
-class Point(msgspec.Struct, frozen=True, kw_only=True):
+class Closeness(msgspec.Struct, frozen=True, kw_only=True):
+    """How close a file is to the original, measured."""
+
+    divergence: float
+    """The mean, over tokens or passages."""
+    error: float
+    """Its standard error."""
+    divergence_99_9: float
+    """The 99.9th percentile."""
+    agreement: float
+    """Share of tokens with the same most probable one, or of passages with the same nearest one."""
+    perplexity: float | None = None
+    neighbours: float | None = None
+    """Share of a passage's ten nearest that are still among them."""
+
+
+class Point(Closeness, frozen=True, kw_only=True):
     """One file that could be made."""
 
     label: str
@@ -31,13 +47,6 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     bits_per_weight: float
     predicted: float | None = None
     """The divergence that the search expected of a mix."""
-    divergence: float
-    """Mean, in the frontier's measure; the four after it are `Reading`'s, as well."""
-    error: float
-    divergence_99_9: float
-    agreement: float
-    perplexity: float | None = None
-    neighbours: float | None = None
     prompt_tokens_per_s: float | None = None
     tokens_per_s: float | None = None
     """Generated; None where the model generates nothing."""

@@ -85,9 +85,8 @@ def point_row(point: Point, on_frontier: bool, measure: Measure) -> dict[str, Fi
     names = _NAMES[measure]
     foreign = {"mix", *_NAMES["kld"], *_NAMES["distance"]} - names.keys()
     every = msgspec.structs.asdict(point)
-    return {names.get(name, name): value for name, value in every.items() if name not in foreign} | {
-        "frontier": on_frontier
-    }
+    row = {names.get(name, name): value for name, value in every.items() if name not in foreign}
+    return {"label": point.label} | row | {"frontier": on_frontier}
 
 
 def chosen_figures(point: Point, measure: Measure) -> dict[str, Figure]:

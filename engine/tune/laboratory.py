@@ -15,7 +15,7 @@ from lathe.engine.errors import UsageError
 from lathe.engine.native.llama import LlamaModel
 from lathe.engine.tune.calibration import Calibration
 from lathe.engine.tune.clock import Clock
-from lathe.engine.tune.frontier import Point
+from lathe.engine.tune.frontier import Closeness, Point
 from lathe.engine.tune.running import Running
 from lathe.engine.tune.search import Found, Search, read_measurements
 from lathe.engine.tune.settings import Report, Settings
@@ -169,12 +169,7 @@ class Laboratory:
             bytes=size,
             bits_per_weight=8 * size / elements,
             predicted=predicted,
-            divergence=reading.divergence,
-            error=reading.error,
-            divergence_99_9=reading.divergence_99_9,
-            agreement=reading.agreement,
-            perplexity=reading.perplexity,
-            neighbours=reading.neighbours,
+            **{name: getattr(reading, name) for name in Closeness.__struct_fields__},
         )
 
     def _overhead(self) -> int:

@@ -11,24 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 from lathe.engine.native.llama import LlamaModel
+from lathe.engine.tune.frontier import Closeness
 
 
-class Reading(msgspec.Struct, frozen=True, kw_only=True):
+class Reading(Closeness, frozen=True, kw_only=True):
     """One mix, measured."""
 
-    divergence: float
-    """The mean, over tokens or passages."""
-    error: float
-    """Its standard error."""
-    divergence_99_9: float
-    """The 99.9th percentile."""
-    agreement: float
-    """Share of tokens with the same most probable one, or of passages with the same nearest one."""
-    perplexity: float | None = None
-    neighbours: float | None = None
-    """Share of a passage's ten nearest that are still among them."""
     seconds: float
 
 
