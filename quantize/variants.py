@@ -61,7 +61,7 @@ class Variants:
 
     def paths(self, mix: Mapping[str, str]) -> list[Path]:
         """The files of a mix: tensor -> type; tensors it does not name stay as they are in the source."""
-        head = self._folder / "head.gguf"
+        head = self._folder / self.source.name  # messages name the model by it
         if not head.exists():
             with new_artefact(head) as part:
                 part.write_bytes(padded(self._head()))
