@@ -41,13 +41,13 @@ def new_artefact(
     `inputs` are all files that are read while `path` is written (every shard). Raises `OutputError` when `path` is one
     of them, exists without `force`, is being written by another process, cannot be created, or does not fit.
     """
-    _refuse_existing(path, tuple(inputs), force)
+    refuse_existing(path, tuple(inputs), force=force)
     require_space(path.parent, expected_bytes)
     part, lock = _claim(path)
     try:
         yield part
         _sync(part)
-        _refuse_existing(path, (), force)
+        refuse_existing(path, force=force)
         part.replace(path)
         _sync(path.parent)
     except OSError as error:
@@ -98,7 +98,8 @@ def remove_part(part: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _refuse_existing(path: Path, inputs: tuple[Path, ...], force: bool) -> None:
+def refuse_existing(path: Path, inputs: tuple[Path, ...] = (), *, force: bool) -> None:
+    """Raise `OutputError` where `new_artefact` will; for work that takes long before it has something to write."""
     if not os.path.lexists(path):
         return
     with contextlib.suppress(FileNotFoundError):  # a dangling link is nobody's input

@@ -7,8 +7,9 @@ read. Pure. Invariant: what is read has one finite, non-negative sum per channel
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -64,6 +65,21 @@ class Imatrix(msgspec.Struct, frozen=True, kw_only=True):
     def importances(self) -> dict[str, Floats]:
         """One value per channel and matrix, flat, as llama.cpp's quantizer takes it."""
         return {name: np.ascontiguousarray(entry.means().ravel()) for name, entry in self.entries.items()}
+
+    def check_serves(self, tensors: Iterable[GgufTensor], model: str) -> None:
+        """Refuse a matrix whose weights have other inputs than the model's; native code reads as many as it expects.
+
+        Raises:
+            ImatrixError: it is another model's.
+        """
+        for tensor in tensors:
+            entry, wanted = self.entries.get(tensor.name), tensor.shape[0] * math.prod(tensor.shape[2:])
+            if entry is not None and entry.sums.size != wanted:
+                raise ImatrixError(
+                    f"the importance matrix does not serve {model}: "
+                    f"{tensor.name} has {entry.sums.size} values there and {wanted} here",
+                    hint="it is another model's; `lathe imatrix collect` makes one",
+                )
 
 
 def read_imatrix(path: Path) -> Imatrix:

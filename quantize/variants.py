@@ -44,6 +44,10 @@ class Variants:
             headers: the checked headers of the source, all shards.
             imatrix: importances for every tensor it names; the folder is for this matrix alone.
             moments: second moments, with which weights are rounded again; the folder is for these alone.
+
+        Raises:
+            UnsupportedError: the source is aligned otherwise than llama.cpp's quantizer writes.
+            ImatrixError: the importances are another model's.
         """
         if headers[0].alignment != _ALIGNMENT:
             raise UnsupportedError(f"{headers[0].path.name} is aligned to {headers[0].alignment} bytes instead of 32")
@@ -52,6 +56,8 @@ class Variants:
         self._importances = imatrix.importances() if imatrix else {}
         self._moments = moments
         self.tensors: dict[str, GgufTensor] = {tensor.name: tensor for header in headers for tensor in header.tensors}
+        if imatrix is not None:
+            imatrix.check_serves(self.tensors.values(), headers[0].path.name)
         self._header_of = {tensor.name: header for header in headers for tensor in header.tensors}
         self._numbers = {name: number for number, name in enumerate(self.tensors, 1)}
         self._main = headers[0]

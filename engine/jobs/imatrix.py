@@ -9,7 +9,7 @@ from pathlib import Path
 from lathe.engine.jobs.outputs import gguf_path, output_path, tools, variant_name
 from lathe.engine.jobs.values import Artefact, Figure, JobContext, Outcome
 from lathe.engine.steps import ImatrixMergeStep, ImatrixStep
-from lathe.quantize.artefact import file_sha256
+from lathe.quantize.artefact import file_sha256, refuse_existing
 from lathe.quantize.errors import FormatError
 from lathe.quantize.imatrix import Imatrix, merge, read_imatrix, write_imatrix
 from lathe.quantize.imatrix_statistics import statistics
@@ -29,6 +29,7 @@ def run(step: ImatrixStep, context: JobContext) -> Outcome:
     digest = hashlib.sha256(text).hexdigest()
     others = [read_imatrix(Path(name).expanduser()) for name in step.merge]
     output = output_path(context, step.output, step.name or variant_name(entry, "imatrix"))
+    refuse_existing(output, force=step.force)
     with load(gguf_path(entry), step.gpu_layers, context) as model:
         chunks = chunked.cut(model, text, step.context, step.chunks, embedders=True)
         key = hashlib.sha256(f"{entry.sha256 or entry.id} {digest} {chunks.n_ctx} {step.process_output}".encode())

@@ -22,7 +22,7 @@ from lathe.engine.tune.frontier import NOUNS, Measure, Point, Wish, best, pareto
 from lathe.engine.tune.frontier_file import FrontierFile, chosen_figures, point_row
 from lathe.engine.tune.halving import Run, ways
 from lathe.engine.tune.trial import Way
-from lathe.quantize.artefact import file_sha256, new_artefact
+from lathe.quantize.artefact import file_sha256, new_artefact, refuse_existing
 from lathe.quantize.progress import Report
 from lathe.quantize.types import file_type
 
@@ -50,6 +50,11 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
     text_path = Path(step.text).expanduser()
     text = read_text(text_path)
     digest = hashlib.sha256(text).hexdigest()
+    close = step.max_kld or step.max_distance
+    wished = any((step.max_size, close, step.min_tokens_per_s))
+    if wished or step.mix:  # most answers are mixes: hours of searching should not end here
+        output = output_path(context, step.output, step.name or variant_name(entry, _NAME_OF_MIX))
+        refuse_existing(output, (source, text_path), force=step.force)
     report = _phases(context)
     model_digest = entry.sha256 or model_sha256(entry, report)
     accelerated = any(device.kind in ("gpu", "igpu") for device in devices())
@@ -69,7 +74,6 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
     laboratory = Laboratory(source, text, text_path.name, folder, settings, report)
     if step.mix:
         point = laboratory.given(step.mix)
-        output = output_path(context, step.output, step.name or variant_name(entry, _NAME_OF_MIX))
         made = _made(step, context, laboratory, point, output, recipe, entry.id, report)
         laboratory.tidy()
         figures, row = chosen_figures(point, laboratory.measure), point_row(point, True, laboratory.measure)
@@ -78,8 +82,6 @@ def run(step: TuneStep, context: JobContext) -> Outcome:
     timing = step.speed or step.min_tokens_per_s is not None
     for part in () if timing else ("ways", "speed"):
         clock.drop(part)
-    close = step.max_kld or step.max_distance
-    wished = any((step.max_size, close, step.min_tokens_per_s))
     for part, needed in (
         ("mixes", step.max_size or close),
         ("sizes", step.sizes or not (step.max_size or close)),

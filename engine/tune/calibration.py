@@ -69,6 +69,7 @@ class Calibration:
 
         Raises:
             DataError: the text is too short, or longer pieces are asked for than the model reads.
+            ImatrixError: the importances given are another model's.
         """
         n_ctx, most = self._settings.n_ctx, self._settings.n_chunks
         self._chunks = chunked.cut(self._model, text, n_ctx, embedders=True)
@@ -122,6 +123,9 @@ class Calibration:
         if path.exists() or self._settings.imatrix is not None:
             clock.drop("importances")
             matrix = read_imatrix(path if path.exists() else self._settings.imatrix or path)
+            matrix.check_serves(
+                (tensor for header in self._headers for tensor in header.tensors), self._model.path.name
+            )
         else:
             with clock.part("importances"):
                 matrix = imatrix.collect(

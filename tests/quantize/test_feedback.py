@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
+from lathe.quantize import moments as moments_module
 from lathe.quantize.blocks import LAYOUTS, numbers_of, store
 from lathe.quantize.feedback import Feedback, refinable, refine, values
 from lathe.quantize.moments import MomentFolder
@@ -147,3 +148,28 @@ def test_moments_on_disk_serve_every_weight_of_their_input(tmp_path: Path) -> No
     assert expected is not None
     np.testing.assert_array_equal(found.factor, expected.factor)
     assert again.feedback("down") is not None
+
+
+def test_inputs_stay_prepared_as_far_as_memory_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = MomentFolder(tmp_path)
+    for number in range(3):
+        folder.save((f"w{number}",), (number + 1) * np.eye(16, dtype=np.float32))
+    calls: list[float] = []
+    prepare = Feedback.prepare
+
+    def counted(moments: np.ndarray) -> Feedback | None:
+        calls.append(float(moments[0, 0]))
+        return prepare(moments)
+
+    monkeypatch.setattr(Feedback, "prepare", counted)
+    monkeypatch.setattr(moments_module, "MEMORY", 2 * 2 * 4 * 16 * 16)  # two inputs
+    for name in ("w0", "w1", "w0", "w1"):
+        assert folder.feedback(name) is folder.feedback(name)
+    assert calls == [1, 2]
+    folder.feedback("w2")  # the one that was used longest ago makes room
+    folder.feedback("w1")
+    folder.feedback("w0")
+    assert calls == [1, 2, 3, 1]
+    monkeypatch.setattr(moments_module, "MEMORY", 1)
+    assert folder.feedback("w2") is not None, "one is always there"
+    assert folder.feedback("nothing") is None

@@ -17,6 +17,7 @@ from lathe.engine.measure.vectors import compare, embed, passages
 from lathe.engine.native.llama import LlamaModel
 from lathe.engine.steps import BenchStep, ImatrixStep, KldStep, PerplexityStep
 from lathe.quantize.convert.convert import convert_checkpoint
+from lathe.quantize.errors import OutputError
 from lathe.quantize.plan import QuantizeOptions
 from lathe.quantize.quantizer import quantize_gguf
 from support.families import RECIPES
@@ -124,6 +125,17 @@ def test_importances_of_an_embedder_are_collected(home: Path, embedder: Path) ->
     outcome = imatrix.run(step, RecordingContext(step, home, model))
     assert outcome.figures["chunks"] == 4
     assert {f"blk.{layer}.ffn_down.weight" for layer in range(2)} <= {str(row["tensor"]) for row in outcome.rows}
+
+
+@pytest.mark.native
+def test_an_output_that_is_there_is_refused_before_collecting(home: Path, embedder: Path, tmp_path: Path) -> None:
+    model, output = entry(embedder), tmp_path / "there.gguf"
+    output.write_bytes(b"mine")
+    step = ImatrixStep(model=model.name, text=str(HELD_OUT_TEXT), context=64, chunks=4, output=str(output))
+    context = RecordingContext(step, home, model)
+    with pytest.raises(OutputError, match="exists"):
+        imatrix.run(step, context)
+    assert (context.reports, output.read_bytes()) == ([], b"mine")
 
 
 @pytest.mark.native

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from lathe.engine.embedded import HELD_OUT_TEXT
 from lathe.engine.errors import DataError, UsageError
@@ -16,10 +17,13 @@ from lathe.engine.tune.frontier import Point, Wish, best, pareto
 from lathe.engine.tune.frontier_file import read_frontier
 from lathe.engine.tune.laboratory import Laboratory
 from lathe.quantize.convert.convert import convert_checkpoint
-from lathe.quantize.gguf.header import read_header
+from lathe.quantize.errors import OutputError
+from lathe.quantize.gguf.header import read_header, read_sharded
+from lathe.quantize.imatrix import Entry, Imatrix, ImatrixError, write_imatrix
 from lathe.quantize.plan import QuantizeOptions
 from lathe.quantize.quantizer import plan_quantization, quantize_gguf
 from lathe.quantize.types import FILE_TYPES
+from lathe.quantize.variants import Variants
 from support.families import RECIPES
 from support.job_context import RecordingContext, entry
 
@@ -179,6 +183,37 @@ def test_wishes_are_in_the_measure_of_the_model(home: Path, small: Path, embedde
         with pytest.raises(UsageError) as refused:
             tune.run(asked, RecordingContext(asked, home, entry(model)))
         assert other in str(refused.value.hint)
+
+
+@pytest.mark.native
+def test_an_output_that_is_there_is_refused_before_the_search(
+    home: Path, small: Path, step: TuneStep, tmp_path: Path
+) -> None:
+    output = tmp_path / "there.gguf"
+    output.write_bytes(b"mine")
+    asked = msgspec.structs.replace(step, max_size="Q4_K_M", output=str(output))
+    context = RecordingContext(asked, home, entry(small))
+    with pytest.raises(OutputError, match="exists"):
+        tune.run(asked, context)
+    assert context.reports == []
+    over = msgspec.structs.replace(asked, output=str(small), force=True)
+    with pytest.raises(OutputError, match="is the input"):
+        tune.run(over, RecordingContext(over, home, entry(small)))
+    assert output.read_bytes() == b"mine"
+
+
+@pytest.mark.native
+def test_importances_of_another_model_are_refused(
+    home: Path, small: Path, embedder: Path, step: TuneStep, tmp_path: Path
+) -> None:
+    sums = np.ones((1, 32), np.float32)
+    matrix = Imatrix(entries={"blk.0.ffn_up.weight": Entry(sums, np.array([4]))}, chunks=1)
+    write_imatrix(tmp_path / "foreign.gguf", matrix)
+    asked = msgspec.structs.replace(step, imatrix=str(tmp_path / "foreign.gguf"), max_size="Q4_K_M")
+    with pytest.raises(ImatrixError, match=r"does not serve one-layer.gguf: blk.0.ffn_up.weight has 32 values"):
+        tune.run(asked, RecordingContext(asked, home, entry(small)))
+    with pytest.raises(ImatrixError, match="does not serve"):
+        Variants(read_sharded(small), tmp_path / "variants", matrix)
 
 
 @pytest.mark.native
