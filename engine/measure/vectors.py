@@ -17,14 +17,12 @@ from lathe.engine.errors import DataError
 from lathe.engine.measure.chunks import check_length
 from lathe.engine.measure.kld import Estimate, mean
 from lathe.engine.native.llama import LlamaModel
-from lathe.engine.native.vectors import pooling_context, ranks, together, vectors
+from lathe.engine.native.vectors import BATCH_TEXTS, BATCH_TOKENS, pooling_context, ranks, together, vectors
 
 PERCENTILES = (99.9, 99.0, 95.0, 90.0, 75.0, 50.0)
 NEIGHBOURS = 10
 _CHARACTERS = 3
 """Per token of a passage: few enough that most texts fit."""
-_BATCH_TOKENS, _SEQUENCES = 512, 32
-"""Of a batch, as workers have it: attention is over all of one, so larger ones are slower on a CPU."""
 _WORD = re.compile(rb"\s*\S+")
 Rows = npt.NDArray[np.float32]
 
@@ -82,9 +80,9 @@ def embed(
     check_length(model, tokens)
     cut = [_tokens(model, text, tokens) for text in texts]
     rows: list[Rows] = []
-    with pooling_context(model, tokens=max(tokens, _BATCH_TOKENS), sequences=_SEQUENCES, threads=threads) as context:
+    with pooling_context(model, tokens=max(tokens, BATCH_TOKENS), sequences=BATCH_TEXTS, threads=threads) as context:
         while len(rows) < len(cut):
-            count = together(cut, len(rows), tokens=_BATCH_TOKENS, sequences=_SEQUENCES)
+            count = together(cut, len(rows), tokens=BATCH_TOKENS, sequences=BATCH_TEXTS)
             rows += vectors(context, cut[len(rows) : len(rows) + count])
             progress(len(rows))
     found: Rows = np.stack(rows)

@@ -23,6 +23,9 @@ MEAN: Pooling = 1
 RANK: Pooling = 4
 Vector = npt.NDArray[np.float32]
 
+BATCH_TOKENS, BATCH_TEXTS = 512, 32
+"""Of a batch of texts: attention is over all of one, so larger ones are slower on a CPU."""
+
 
 def ranks(model: LlamaModel) -> bool:
     """Whether a model is a cross-encoder, which gives a score for a pair of texts."""

@@ -5,6 +5,7 @@ Pure values. Invariant: a point's figures were measured; what was not is None.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -96,19 +97,16 @@ def best(points: Sequence[Point], wish: Wish) -> Point | None:
 
 def kinds_of(sensitivity: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Tensor types that something is known of, those of most tensors first."""
-    counts: dict[str, int] = {}
-    for by_kind in sensitivity.values():
-        for kind in by_kind:
-            counts[kind] = counts.get(kind, 0) + 1
-    return sorted(counts, key=lambda kind: -counts[kind])
+    return [kind for kind, _ in _counts(sensitivity).most_common()]
 
 
 def telling_kind(sensitivity: Mapping[str, Mapping[str, float]]) -> str | None:
     """The type whose costs tell most: a middling one, of as many tensors as any; None where nothing is known."""
-    kinds = kinds_of(sensitivity)
-    most = [kind for kind in kinds if _count(sensitivity, kind) == _count(sensitivity, kinds[0])]
-    return next((kind for kind in (*_MIDDLE, *most) if kind in most), None)
+    counts = _counts(sensitivity)
+    most = max(counts.values(), default=0)
+    return next((kind for kind in (*_MIDDLE, *counts) if most and counts[kind] == most), None)
 
 
-def _count(sensitivity: Mapping[str, Mapping[str, float]], kind: str) -> int:
-    return sum(kind in by_kind for by_kind in sensitivity.values())
+def _counts(sensitivity: Mapping[str, Mapping[str, float]]) -> Counter[str]:
+    """Type -> tensors it is known of."""
+    return Counter(kind for by_kind in sensitivity.values() for kind in by_kind)

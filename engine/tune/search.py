@@ -91,6 +91,7 @@ class Search:
         measure(
             self._yardstick,
             self._variants,
+            self.names,
             self._kinds,
             self.measured,
             self._clock,

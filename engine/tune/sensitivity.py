@@ -100,6 +100,7 @@ def groups(names: Sequence[str], most: int) -> list[tuple[str, ...]]:
 def measure(
     yardstick: Yardstick,
     variants: Variants,
+    names: Sequence[str],
     kinds: Sequence[str],
     done: Measurements,
     clock: Clock,
@@ -107,12 +108,11 @@ def measure(
     save: Callable[[Measurements], None],
     progress: Progress,
 ) -> None:
-    """Fill `done`: anchors for the groups, then errors for every tensor and type, as far as the clock allows.
+    """Fill `done`: anchors for groups of `names`, then errors for every one and type, as far as the clock allows.
 
     Groups shrink in number before anchors are left out, and the finer anchors before the steep ones; without time one
     group is measured, and the rest follows from the errors.
     """
-    names = tensors_of(variants)
     with clock.part("sensitivity"):
         _anchors(yardstick, variants, names, done, clock, save, progress)
     with clock.part("errors"):
@@ -121,7 +121,7 @@ def measure(
 
 
 def _anchors(
-    yardstick: Yardstick, variants: Variants, names: list[str], done: Measurements, clock: Clock,
+    yardstick: Yardstick, variants: Variants, names: Sequence[str], done: Measurements, clock: Clock,
     save: Callable[[Measurements], None], progress: Progress,
 ) -> None:  # fmt: skip
     if not done.groups:
@@ -156,7 +156,7 @@ def _anchors(
 
 
 def _errors(
-    variants: Variants, kinds: Sequence[str], names: list[str], done: Measurements, clock: Clock
+    variants: Variants, kinds: Sequence[str], names: Sequence[str], done: Measurements, clock: Clock
 ) -> None:  # fmt: skip
     """Errors of the anchors' types for every tensor, then of the rest while there is time."""
     needed = dict.fromkeys(anchor.kind for anchor in done.anchors)
@@ -177,7 +177,7 @@ def _errors(
                         continue
 
 
-def _affordable(yardstick: Yardstick, variants: Variants, names: list[str], clock: Clock) -> tuple[int, int]:
+def _affordable(yardstick: Yardstick, variants: Variants, names: Sequence[str], clock: Clock) -> tuple[int, int]:
     """How many groups can have how many anchors in time, judged by a reading and by one tensor that is quantized."""
     name = sorted(names, key=lambda name: variants.tensors[name].elements)[len(names) // 2]
     kind = next((kind for kind in _STEEP if kind in kinds_for(variants, name, [kind])), None)

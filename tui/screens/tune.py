@@ -278,9 +278,9 @@ class Tune(PlaceScreen):
     def _reveal(self) -> None:
         """Ask for closeness as the model has it."""
         source = self.source
-        hidden = {"kld": "max_distance", "distance": "max_kld"}[_measured_by(source) if source else "kld"]
-        fields = self.query_one(Fields)
-        fields.reveal(field.key for field in FIELDS if field.key != hidden)
+        mine = _CLOSE[_measured_by(source) if source else "kld"]
+        keys = (field.key for field in FIELDS)
+        self.query_one(Fields).reveal(key for key in keys if key == mine or key not in _CLOSE.values())
 
     @property
     def _points(self) -> Grid:

@@ -29,6 +29,10 @@ _HEAD = (
     Column("size", ">", least=6, sort="size"),
     Column("bits", ">", rank=2, least=4, sort="bits"),
 )
+_SPREAD = (
+    Column("±", ">", rank=6, least=7),
+    Column("99.9 %", ">", rank=3, least=6),
+)
 _TAIL = (
     Column("load", ">", rank=8, least=6),
     Column("peak", ">", rank=9, least=5, sort="peak"),
@@ -37,8 +41,7 @@ COLUMNS: dict[Measure, tuple[Column, ...]] = {
     "kld": (
         *_HEAD,
         Column("KLD", ">", least=7, sort="kld"),
-        Column("±", ">", rank=6, least=7),
-        Column("99.9 %", ">", rank=3, least=6),
+        *_SPREAD,
         Column("same top", ">", rank=5, least=6, sort="top"),
         Column("ppl", ">", rank=4, least=6, sort="ppl"),
         Column("tok/s", ">", least=5, sort="speed"),
@@ -48,8 +51,7 @@ COLUMNS: dict[Measure, tuple[Column, ...]] = {
     "distance": (
         *_HEAD,
         Column("distance", ">", least=7, sort="distance"),
-        Column("±", ">", rank=6, least=7),
-        Column("99.9 %", ">", rank=3, least=6),
+        *_SPREAD,
         Column("same nearest", ">", rank=5, least=6, sort="nearest"),
         Column("neighbours", ">", rank=4, least=6, sort="neighbours"),
         Column("read/s", ">", least=5, sort="speed"),

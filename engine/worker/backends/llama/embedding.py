@@ -15,6 +15,8 @@ from lathe.engine.errors import UsageError
 from lathe.engine.generation import Embeddings, EmbedRequest
 from lathe.engine.native.llama import LlamaContext, LlamaModel
 from lathe.engine.native.vectors import (
+    BATCH_TEXTS,
+    BATCH_TOKENS,
     MEAN,
     MODELS_OWN,
     RANK,
@@ -30,9 +32,6 @@ from lathe.engine.worker.messages import LoadOptions, RequestState
 from lathe.engine.worker.vocabulary import Vocabulary
 
 MAX_TEXTS = 4096
-_BATCH_TOKENS = 512
-"""Tokens of a batch, more only where one text has more."""
-_SEQUENCES = 32
 _KINDS: dict[str, Pooling] = {"model": MODELS_OWN, "mean": MEAN, "cls": 2, "last": 3, "rank": RANK}
 
 
@@ -102,7 +101,7 @@ class Embedder:
         """Compute one batch of the first waiting request; return the request if that completed it."""
         work = self.waiting[0]
         first = len(work.rows)
-        count = together(work.texts, first, tokens=_BATCH_TOKENS, sequences=_SEQUENCES)
+        count = together(work.texts, first, tokens=BATCH_TOKENS, sequences=BATCH_TEXTS)
         work.rows += self._compute(work.texts[first : first + count], _KINDS[work.request.pooling])
         if len(work.rows) < len(work.texts):
             return None
@@ -127,9 +126,9 @@ class Embedder:
         if pooling == RANK and not ranks(self._model):
             message = f"{self._model.path.name} is no cross-encoder"
             raise UsageError(message, hint="rank needs a reranker model", code="E_CAPABILITY")
-        room = max(_BATCH_TOKENS, -(-tokens // _BATCH_TOKENS) * _BATCH_TOKENS)
+        room = max(BATCH_TOKENS, -(-tokens // BATCH_TOKENS) * BATCH_TOKENS)
         self._contexts[pooling] = context = pooling_context(
-            self._model, tokens=room, sequences=_SEQUENCES, pooling=pooling, threads=self._options.threads or 0,
+            self._model, tokens=room, sequences=BATCH_TEXTS, pooling=pooling, threads=self._options.threads or 0,
             flash_attention=self._options.flash_attention,
         )  # fmt: skip
         return context
