@@ -33,7 +33,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     write_buffer: int = 32 * 1024
     """Bytes held per connection for a slow reader before the stream pauses."""
     linger_s: float = 1.0
-    """How long the rest of a refused body is swallowed, so that the client gets to read the refusal."""
+    """How long the rest of a refused request is swallowed, so that the client gets to read the refusal."""
     sweep_s: float = 1.0
     """How often the deadlines are looked at."""
 

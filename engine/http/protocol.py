@@ -2,8 +2,10 @@
 
 The gateway finds this connection's `Progress` in `scope["state"]["progress"]`. A half-closed connection counts as gone:
 nothing else tells a client that waits from one that left. A second request sent before the first is answered is not
-served (nobody pipelines; it would hide the disconnect). Invariant: whatever bytes arrive, the connection ends in
-a response, a refusal or a close within the deadlines of `Limits`, and its memory stays bounded.
+served (nobody pipelines; it would hide the disconnect). What a refused client still sends is swallowed for a moment:
+closing with bytes unread resets the connection, and the reset may overtake the refusal (RFC 9112, 9.6). Invariant:
+whatever bytes arrive, the connection ends in a response, a refusal or a close within the deadlines of `Limits`, and its
+memory stays bounded.
 """
 
 from __future__ import annotations
@@ -111,6 +113,7 @@ class GuardedProtocol(H11Protocol):
         self.conn = self._strict
         self._address = ""
         self._deaf = False
+        self._linger: asyncio.TimerHandle | None = None
 
     # -- asyncio's callbacks -------------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -121,11 +124,14 @@ class GuardedProtocol(H11Protocol):
         self._address = self.client[0] if self.client else ""
         if not self._shared.admit(self, self._address):
             problem = Problem(503, "too many connections", code="too_many_connections", retry_after_s=1)
-            self._refuse(503, problem)
+            self._tell(503, problem)
+            self.transport.close()  # at once: connections beyond the cap must not gather
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection; the running request sees a disconnect."""
         self._shared.forget(self, self._address)
+        if self._linger is not None:
+            self._linger.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -188,6 +194,13 @@ class GuardedProtocol(H11Protocol):
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.abort()
             return
+        self._tell(status, problem)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # for the gateway, that may wait for the body, it is over
+            self.cycle.message_event.set()
+        self._swallow()
+
+    def _tell(self, status: int, problem: Problem) -> None:
         body = encoded(problem, "openai")
         headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
         headers += problem.all_headers()
@@ -197,4 +210,12 @@ class GuardedProtocol(H11Protocol):
             h11.EndOfMessage(),
         ]
         self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
-        self.transport.close()
+
+    def _swallow(self) -> None:
+        """Say that nothing more comes, read on without listening, and close when the client does or time is up."""
+        self._deaf = True
+        self.progress.enter("answer", time.monotonic())
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._linger = self.loop.call_later(self._shared.limits.linger_s, self.transport.close)

@@ -126,6 +126,28 @@ async def test_a_head_that_drips_is_timed_out_all_the_same() -> None:
         assert status(await answer) == 408
 
 
+@pytest.mark.parametrize("start", [b"X", b"GET http://elsewhere/ HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+async def test_a_refusal_reaches_a_client_that_goes_on_sending(start: bytes) -> None:
+    """Closed with bytes unread, the connection would be reset, and `read` would raise."""
+    limits = msgspec.structs.replace(FAST, linger_s=10)
+    async with serving(limits=limits) as served, raw_connection(served.port) as (reader, writer):
+        writer.write(start + b"X" * 5_000_000)
+        assert status(await reader.read()) in (400, 431)
+        await writer.drain()
+        writer.close()
+        await until(lambda: not served.connections)
+
+
+async def test_a_refused_client_that_never_stops_is_cut_off() -> None:
+    async with serving(limits=FAST) as served, raw_connection(served.port) as (reader, writer):
+        writer.write(b"X" * (FAST.head_bytes + 1))
+        assert status(await reader.read()) == 431
+        async with asyncio.timeout(10):
+            while served.connections:
+                writer.write(b"X")
+                await asyncio.sleep(0.01)
+
+
 async def test_a_body_that_stops_is_timed_out() -> None:
     async with serving(limits=FAST) as served:
         for held_back in (1, len(CHAT)):
