@@ -60,6 +60,8 @@ class Database:
         """Who held the file before and ended without closing it; None after a clean end."""
         self.migrated: list[str] = []
         """Names of the migrations that this opening applied."""
+        self.commits = 0
+        """Transactions written since opening: what was read at one count is still so while it stays the same."""
         self._lock = lock
         self._prepare = prepare
         self._idle: list[Connection] = []
@@ -207,6 +209,7 @@ class Database:
         except BaseException:
             connection.rollback()
             raise
+        self.commits += 1
         return result
 
     @contextmanager

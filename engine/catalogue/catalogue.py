@@ -1,7 +1,7 @@
 """The registry of models as the engine uses it: references become entries, jobs' outcomes become rows.
 
-Calls block on the disk for milliseconds, so the event loop calls them in a thread. Invariant: a reference names one
-model or raises an error that says which ones it could mean.
+Calls block on the disk for milliseconds, so the event loop calls them in a thread; `known` alone does not. Invariant:
+a reference names one model or raises an error that says which ones it could mean.
 """
 
 from __future__ import annotations
@@ -36,12 +36,18 @@ if TYPE_CHECKING:
     from sqlite_utils import Database as Connection
 
 
+REMEMBERED = 256
+"""References whose models are remembered; clients choose the names, so there is a bound."""
+
+
 class Catalogue:
     """The models of one workspace."""
 
     def __init__(self, database: Database, now: Callable[[], float]) -> None:
         self._database = database
         self._now = now
+        self._known: dict[str, tuple[int, ModelEntry]] = {}
+        """Reference -> the database's count of commits when it was resolved, and what it meant."""
 
     def all(self) -> list[ModelEntry]:
         """Every model, by name."""
@@ -55,8 +61,12 @@ class Catalogue:
         """
         if not _is_text(reference):
             raise self._missing(reference)
+        commits = self._database.commits
         found = self._database.read(lambda db: _meant(db, reference))
         if len(found) == 1:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[reference] = (commits, found[0])
             return found[0]
         if found:
             names = ", ".join(entry.name for entry in found[:5])
@@ -65,6 +75,11 @@ class Catalogue:
         if path is not None:
             return self._adopt(path)
         raise self._missing(reference)
+
+    def known(self, reference: str) -> ModelEntry | None:
+        """What `resolve` would return, where it did since anything was last written; does not block."""
+        commits, entry = self._known.get(reference, (-1, None))
+        return entry if commits == self._database.commits else None
 
     def enter_embedded(self) -> ModelEntry:
         """Make sure that the model which travels with Lathe is known, and only where this installation has it."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from lathe.engine.catalogue.catalogue import Catalogue
+from lathe.engine.catalogue.catalogue import REMEMBERED, Catalogue
 from lathe.engine.catalogue.register import SCAN_RESULT
 from lathe.engine.catalogue.scan import identify, scan
 from lathe.engine.catalogue.walk import Place
@@ -63,6 +63,28 @@ def test_a_model_is_found_by_name_id_prefix_and_path(catalogue: Catalogue, tmp_p
     entry = enter(catalogue, path)
     for reference in ("qwen3", "QWEN3", entry.id, entry.id[:6], str(path)):
         assert catalogue.resolve(reference) == entry
+
+
+def test_a_model_is_remembered_until_anything_is_written(catalogue: Catalogue, tmp_path: Path) -> None:
+    first, second = enter(catalogue, gguf(tmp_path / "first.gguf")), enter(catalogue, gguf(tmp_path / "second.gguf"))
+    assert catalogue.known("first") is None
+    for reference in ("first", first.id[:6], first.path):
+        assert catalogue.resolve(reference) == catalogue.known(reference) == first
+    catalogue.rename("first", "other")
+    assert catalogue.known("first") is None
+    catalogue.rename("second", "first")
+    assert catalogue.resolve("first").id == second.id
+    assert (known := catalogue.known("first")) is not None and known.id == second.id
+
+
+def test_what_is_no_model_is_not_remembered(catalogue: Catalogue, tmp_path: Path) -> None:
+    entry = enter(catalogue, gguf(tmp_path / "qwen3.gguf"))
+    for number in range(REMEMBERED + 1):
+        with pytest.raises(MissingError):
+            catalogue.resolve(f"qwen4-{number}")
+    assert not catalogue._known
+    catalogue.resolve(entry.name)
+    assert len(catalogue._known) == 1
 
 
 def test_relative_paths_and_links_mean_the_same_model(
