@@ -158,7 +158,8 @@ async def test_lm_eval_reads_log_likelihoods(served: ServedModel) -> None:
     for (context, continuation), (logprob, greedy) in zip(cases, got, strict=True):
         body = {"model": served.model, "context": context, "continuations": [continuation]}
         expected = (await served.client.post("/v1/score", json=body)).json()["data"][0]
-        assert logprob == pytest.approx(expected["logprob"], abs=1e-4)
+        # The two ways batch the same tokens differently, which products of 16 bits show in the fourth digit.
+        assert logprob == pytest.approx(expected["logprob"], abs=1e-3)
         assert greedy == expected["greedy"]
 
 
