@@ -234,8 +234,10 @@ class LocalWorkbench:
 
     async def resolve(self, reference: str) -> ModelEntry:
         """The model a reference names."""
-        known = self._catalogue.known(reference)  # spares each token stream a thread and a transaction
-        return known or await asyncio.to_thread(self._catalogue.resolve, reference)
+        known = self._catalogue.known(reference)
+        if known is not None:
+            return known  # spares a request a thread and a transaction
+        return await asyncio.to_thread(self._catalogue.resolve, reference)
 
     async def estimate(self, reference: str, options: LoadOptions) -> Fit:
         """Predict the memory of a load."""
