@@ -105,14 +105,18 @@ def convert(toolchain: Path, source: Path, output: Path, *, outtype: str, force:
 def _run(order: Order) -> Done:
     _refuse_code()
     sys.path.insert(0, order.toolchain)
-    guessed = _forgive_unknown_fingerprints(order.pre)
     sys.argv = [SCRIPT, order.source, "--outfile", order.output, "--outtype", order.outtype]
-    specification = importlib.util.spec_from_file_location("convert_hf_to_gguf", Path(order.toolchain) / SCRIPT)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
     try:
+        guessed = _forgive_unknown_fingerprints(order.pre)
+        specification = importlib.util.spec_from_file_location("convert_hf_to_gguf", Path(order.toolchain) / SCRIPT)
+        assert specification is not None and specification.loader is not None
+        module = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(module)
         module.main()
+    except ImportError as error:  # it imports what a tokenizer needs when it meets one
+        raise UnavailableError(
+            f"llama.cpp's own converter needs {error.name or _line(error)} for this checkpoint", hint=extra("onnx")
+        ) from error
     except NotImplementedError as error:
         raise UnsupportedError(f"llama.cpp's converter does not know it either: {_line(error)}") from error
     except SystemExit as error:

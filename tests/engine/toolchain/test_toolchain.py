@@ -144,6 +144,23 @@ def test_offline_means_offline(tmp_path: Path, source: Path) -> None:
         store.install(tmp_path / "home", source=broken)
 
 
+def test_a_library_that_the_converter_misses_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "conversion").mkdir()
+    (tmp_path / "conversion" / "base.py").write_text("class TextModel:\n    get_vocab_base_pre = None\n")
+    (tmp_path / store.SCRIPT).write_text("def main():\n    import a_tokenizer_library\n")
+    monkeypatch.setattr(official, "_refuse_code", lambda: None)
+    monkeypatch.setattr(official.sys, "path", list(official.sys.path))
+    monkeypatch.setattr(official.sys, "argv", [])
+    order = official.Order(toolchain=str(tmp_path), source="here", output="there", outtype="f16")
+    try:
+        with pytest.raises(UnavailableError, match=r"needs a_tokenizer_library for this checkpoint") as caught:
+            official._run(order)
+    finally:
+        for name in ("conversion", "conversion.base"):
+            official.sys.modules.pop(name, None)
+    assert "lathe-llm[onnx]" in caught.value.hint
+
+
 def test_code_of_a_checkpoint_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
