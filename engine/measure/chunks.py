@@ -156,7 +156,8 @@ def run(context: LlamaContext, chunks: Chunks, start: int = 0) -> Iterator[Block
             context.decode(batch)
             if scored.any():
                 targets = np.concatenate([chunks.tokens[at * chunks.n_ctx + 1 + positions[scored]] for at in together])
-                done = together.stop if positions[-1] == chunks.n_ctx - 1 else chunk
+                whole = positions[-1] >= chunks.n_ctx - 2  # nothing follows a chunk's last token to score it by
+                done = together.stop if whole else chunk
                 yield Block(chunk, done, targets, context.logits(len(targets)))
 
 

@@ -38,6 +38,7 @@ from lathe.quantize.types import FILE_TYPES
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _HALF = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(?:embedding_)?([AB])(?:\.default)?(?:\.weight)?")
 _EMBEDDING = "token_embd"
+_LONGEST_PATTERN = 200
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -198,11 +199,27 @@ def _scale(settings: Mapping[str, Any], pair: Pair) -> float:
     alpha = settings.get("lora_alpha", 8)
     patterns = settings.get("alpha_pattern")
     for pattern, value in (patterns if isinstance(patterns, dict) else {}).items():
-        if re.fullmatch(rf"(.*\.)?{re.escape(pattern)}", pair.name):
+        if _means(pattern, pair.name):
             alpha = value
+            break
     if type(alpha) not in (int, float) or not 0 < alpha < math.inf:
         raise CheckpointError(f"{CONFIG} gives lora_alpha as {alpha!r:.40}")
     return float(alpha) / (math.sqrt(pair.rank) if settings.get("use_rslora") else pair.rank)
+
+
+def _means(pattern: str, name: str) -> bool:
+    """Whether a key of PEFT's patterns means a weight: an expression for the end of its name, with ^ for all of it.
+
+    Raises:
+        CheckpointError: it is no regular expression, or a very long one.
+    """
+    whole = pattern[1:] if pattern.startswith("^") else rf"(?:.*\.)?(?:{pattern})"
+    if len(pattern) > _LONGEST_PATTERN:
+        raise CheckpointError(f"{CONFIG} has a pattern of {len(pattern):,} characters")
+    try:
+        return re.fullmatch(whole, name) is not None
+    except (re.error, RecursionError, OverflowError) as error:
+        raise CheckpointError(f"{CONFIG} has the pattern {pattern!r:.60}, which is no regular expression") from error
 
 
 def _planned(pair: Pair, names: Names, hparams: Hparams, kind: Encoding, factor: float) -> Iterator[PlannedTensor]:

@@ -18,10 +18,11 @@ import msgspec
 from lathe.quantize.checkpoint import Checkpoint, open_weights, read_checkpoint
 from lathe.quantize.convert.conformance.conform import Conformance
 from lathe.quantize.convert.family import Family
+from lathe.quantize.convert.graph import cautions, require_computable
 from lathe.quantize.convert.hparams import Hparams, shared_facts
 from lathe.quantize.convert.identity import describe
 from lathe.quantize.convert.plan import FilePlan, guess_outtype, plan_tensors
-from lathe.quantize.convert.pooling import pooling_facts
+from lathe.quantize.convert.pooling import module_cautions, pooling_facts
 from lathe.quantize.convert.registry import family_of
 from lathe.quantize.convert.rope import rope_facts
 from lathe.quantize.convert.shapes import check_shapes
@@ -112,6 +113,8 @@ def convert_checkpoint(
         conformance=conformance,
         warnings=(
             *plan.draft.warnings,
+            *cautions(plan.family, plan.hparams),
+            *module_cautions(checkpoint),
             *_warnings(checkpoint, conformance),
             *(fault(name, count) for name, count in faults.items()),
         ),
@@ -122,6 +125,7 @@ def plan_conversion(checkpoint: Checkpoint, outtype: OutType = "auto") -> Conver
     """Decide everything about a conversion that needs no weights; raises what `convert_checkpoint` raises."""
     family = family_of(checkpoint)
     hparams = Hparams(checkpoint.config, family.defaults)
+    require_computable(family, hparams)
     encoding = guess_outtype(checkpoint.tensors) if outtype == "auto" else Encoding[outtype.upper()]
     tensors = plan_tensors(family, hparams, checkpoint.tensors, encoding)
     draft = draft_vocabulary(checkpoint, hparams)

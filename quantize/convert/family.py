@@ -51,6 +51,10 @@ def _no_facts(hparams: Hparams) -> Metadata:
     return {}
 
 
+def _no_window(hparams: Hparams) -> int | None:
+    return None
+
+
 def _no_tensors(hparams: Hparams) -> dict[str, Floats]:
     return {}
 
@@ -75,3 +79,7 @@ class Family:
     """Shared keys that llama.cpp does not expect of this architecture."""
     computed: Callable[[Hparams], dict[str, Floats]] = _no_tensors
     """Tensors that are computed from hyper-parameters."""
+    fixed: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    """Hyper-parameters that llama.cpp's graph takes for granted -> the values it computes; see `graph.py`."""
+    ignored_window: Callable[[Hparams], int | None] = _no_window
+    """Tokens of a sliding window that llama.cpp's graph does not have."""

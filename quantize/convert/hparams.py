@@ -21,10 +21,15 @@ class Hparams:
 
     def __init__(self, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         self._values = {**defaults, **{key: value for key, value in config.items() if value is not None}}
+        self._switched_off = frozenset(key for key, value in config.items() if value is None)
 
     def get(self, *names: str) -> Any:
         """Return the first of `names` that is set, else None."""
         return next((self._values[name] for name in names if self._values.get(name) is not None), None)
+
+    def switched_off(self, name: str) -> bool:
+        """Whether config.json gives a name as null, which for some is not the same as leaving it out."""
+        return name in self._switched_off
 
     def number(self, *names: str) -> float | None:
         """Return a number that fits into 32 bits; None when it is missing."""

@@ -85,6 +85,8 @@ def plan_tensors(
         plan.append(PlannedTensor(plan_entry(target, _viewed_shape(info, rule, hparams), outtype), rule, source=info))
     if _EMBEDDING not in taken:
         plan = _embedding_from_head(plan, hparams)
+    elif hparams.get("tie_word_embeddings"):  # a head that was saved all the same is not the one that is used
+        plan = [tensor for tensor in plan if tensor.entry.name != _HEAD]
     require_whole_layers([tensor.entry.name for tensor in plan], hparams.layers)
     return plan
 

@@ -20,6 +20,9 @@ _YARN = {
     "yarn_beta_fast": ("beta_fast",),
     "yarn_beta_slow": ("beta_slow",),
 }
+"""What llama.cpp's converter writes; its graphs of these families read none of it."""
+_YARN_FIXED = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True}
+"""What they compute whatever the metadata says."""
 
 
 def rope_parameters(hparams: Hparams, layers: str = "full_attention") -> Hparams:
@@ -55,6 +58,7 @@ def rope_facts(hparams: Hparams) -> Metadata:
                 facts["rope.scaling.original_context_length"] = u32(original)
                 given = {key: rope.number(*names) for key, names in _YARN.items()}
                 facts |= {f"rope.scaling.{key}": f32(value) for key, value in given.items() if value is not None}
+                facts |= _yarn_attention(rope, factor)
         case "longrope" | "su":
             facts["rope.scaling.type"] = text("longrope")
         case None | "default" | "llama3":
@@ -64,6 +68,26 @@ def rope_facts(hparams: Hparams) -> Metadata:
     if (theta := rope.number("rope_theta")) is not None:
         facts["rope.freq_base"] = f32(theta)
     return facts
+
+
+def _yarn_attention(rope: Hparams, factor: float) -> Metadata:
+    """Scale attention as the checkpoint wants: llama.cpp multiplies its own 0.1 ln(factor) + 1 by what is written here.
+
+    Raises:
+        UnsupportedError: the ramp between the frequencies is another than llama.cpp's.
+    """
+    for name, fixed in _YARN_FIXED.items():
+        if (given := rope.get(name)) is not None and given != fixed:
+            raise UnsupportedError(
+                f"config.json gives YaRN's {name} as {given!r:.40}; llama.cpp computes {fixed!r} only"
+            )
+    own = 1 + 0.1 * math.log(factor) if factor > 1 else 1.0
+    wanted = rope.number("attention_factor", "attn_factor")
+    scales = [rope.number(name) for name in ("mscale", "mscale_all_dim")]
+    if wanted is None and all(scales):
+        one, other = (1 + 0.1 * (scale or 0) * math.log(factor) if factor > 1 else 1.0 for scale in scales)
+        wanted = one / other
+    return {} if wanted is None or math.isclose(wanted, own) else {"rope.scaling.attn_factor": f32(wanted / own)}
 
 
 def llama3_factors(hparams: Hparams) -> Floats | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from lathe.quantize.convert.family import Family, Rule
+from lathe.quantize.convert.graph import GELU
 from lathe.quantize.convert.hparams import Hparams
 from lathe.quantize.convert.writer import Metadata, array, flag, u32
-from lathe.quantize.errors import UnsupportedError
 from lathe.quantize.gguf.types import ValueType
 from lathe.quantize.safetensors import Array
 
@@ -31,6 +31,11 @@ _POSITIONS = r"embeddings\.position_ids"
 _POOLER = r"pooler\.dense\..*"
 _PRETRAINING = r"(cls\.predictions|cls\.seq_relationship|lm_head)\..*"
 _DEFAULTS = {"max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
+_FIXED: dict[str, tuple[object, ...]] = {
+    "hidden_act": GELU,
+    "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
+}
 
 
 def _encoder_facts(hparams: Hparams) -> Metadata:
@@ -42,8 +47,15 @@ def _scorer_facts(hparams: Hparams) -> Metadata:
     facts = _encoder_facts(hparams) | {"pooling_type": u32(_RANK)}
     labels = hparams.get("id2label")
     if isinstance(labels, dict) and not (len(labels) == 2 and "LABEL_0" in labels.values()):
-        facts["classifier.output_labels"] = array(ValueType.STRING, [str(labels[key]) for key in sorted(labels)])
+        facts["classifier.output_labels"] = array(
+            ValueType.STRING, [str(labels[key]) for key in sorted(labels, key=_number)]
+        )
     return facts
+
+
+def _number(label: object) -> tuple[int, str]:
+    """JSON has its numbers as text, and `10` belongs behind `9`."""
+    return (int(str(label)) if str(label).isdecimal() else 0), str(label)
 
 
 BERT = Family(
@@ -53,6 +65,7 @@ BERT = Family(
     unused=(_POSITIONS, _POOLER, _PRETRAINING),
     defaults=_DEFAULTS,
     facts=_encoder_facts,
+    fixed=_FIXED,
 )
 BERT_SCORER = Family(
     arch="bert",
@@ -61,6 +74,7 @@ BERT_SCORER = Family(
     unused=(_POSITIONS, _PRETRAINING),
     defaults=_DEFAULTS,
     facts=_scorer_facts,
+    fixed=_FIXED,
 )
 
 
@@ -97,6 +111,7 @@ ROBERTA = Family(
     unused=(_POSITIONS, _POOLER, _PRETRAINING),
     defaults=_ROBERTA_DEFAULTS,
     facts=_roberta_facts,
+    fixed=_FIXED,
 )
 ROBERTA_SCORER = Family(
     arch="bert",
@@ -105,26 +120,23 @@ ROBERTA_SCORER = Family(
     unused=(_POSITIONS, _POOLER, _PRETRAINING),
     defaults=_ROBERTA_DEFAULTS,
     facts=_roberta_scorer_facts,
+    fixed=_FIXED,
 )
 
-_NOMIC_FIXED = {
-    "activation_function": "swiglu",
-    "causal": False,
-    "prenorm": False,
-    "qkv_proj_bias": False,
-    "mlp_fc1_bias": False,
-    "mlp_fc2_bias": False,
-    "rotary_emb_fraction": 1.0,
-    "rotary_emb_interleaved": False,
-    "rotary_emb_scale_base": None,
+_NOMIC_FIXED: dict[str, tuple[object, ...]] = {
+    "activation_function": ("swiglu",),
+    "causal": (False,),
+    "prenorm": (False,),
+    "qkv_proj_bias": (False,),
+    "mlp_fc1_bias": (False,),
+    "mlp_fc2_bias": (False,),
+    "rotary_emb_fraction": (1.0,),
+    "rotary_emb_interleaved": (False,),
+    "rotary_emb_scale_base": (None,),
 }
-"""What llama.cpp's graph takes for granted."""
 
 
 def _nomic_facts(hparams: Hparams) -> Metadata:
-    for name, expected in _NOMIC_FIXED.items():
-        if (given := hparams.get(name)) != expected:
-            raise UnsupportedError(f"config.json gives {name} as {given!r:.40}; only {expected!r} can be converted")
     trained = hparams.count("max_trained_positions") or 2048
     return _encoder_facts(hparams) | {"context_length": u32(min(hparams.need("n_positions"), trained))}
 
@@ -144,6 +156,15 @@ NOMIC = Family(
         "encoder.layers.{n}.norm2": "blk.{n}.layer_output_norm",
     },
     unused=(_POSITIONS, _POOLER, _PRETRAINING),
-    defaults={"activation_function": "swiglu", "causal": False, "prenorm": False, "rotary_emb_fraction": 1.0},
+    defaults={
+        "activation_function": "swiglu",
+        "causal": False,
+        "prenorm": False,
+        "rotary_emb_fraction": 1.0,
+        "qkv_proj_bias": True,
+        "mlp_fc1_bias": True,
+        "mlp_fc2_bias": True,
+    },
     facts=_nomic_facts,
+    fixed=_NOMIC_FIXED,
 )

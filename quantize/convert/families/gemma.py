@@ -6,9 +6,12 @@ import numpy as np
 from lathe.quantize.convert.encode import Floats
 from lathe.quantize.convert.families.llama import LAYOUT
 from lathe.quantize.convert.family import Family, Rule
+from lathe.quantize.convert.graph import GELU, sliding_layers
 from lathe.quantize.convert.hparams import Hparams
 from lathe.quantize.convert.rope import rope_parameters
-from lathe.quantize.convert.writer import Metadata, f32, u32
+from lathe.quantize.convert.writer import Metadata, array, f32, u32
+from lathe.quantize.errors import UnsupportedError
+from lathe.quantize.gguf.types import ValueType
 
 
 def _plus_one(values: Floats) -> Floats:
@@ -51,21 +54,41 @@ def _facts(hparams: Hparams) -> Metadata:
     }
 
 
+def _window_facts(hparams: Hparams, period: int) -> Metadata:
+    """Say which layers look at a window only, where they are not those that llama.cpp expects."""
+    sliding = sliding_layers(hparams, period)
+    facts = {"attention.sliding_window": u32(hparams.need("sliding_window"))}
+    if sliding != [(layer + 1) % period != 0 for layer in range(hparams.layers)]:
+        facts["attention.sliding_window_pattern"] = array(ValueType.BOOL, sliding)
+    return facts
+
+
+def _check_scale(hparams: Hparams, largest: int) -> None:
+    """llama.cpp scales queries by the width of a head, and by the share of a head in the family's largest model."""
+    scalar = hparams.number("query_pre_attn_scalar")
+    used = hparams.width // hparams.heads if hparams.layers == largest else hparams.head_width
+    if scalar is not None and scalar != used:
+        raise UnsupportedError(
+            f"config.json gives query_pre_attn_scalar as {scalar:g}; llama.cpp computes {used} for such a model"
+        )
+
+
 def _facts2(hparams: Hparams) -> Metadata:
-    facts = _facts(hparams) | {"attention.sliding_window": u32(hparams.need("sliding_window"))}
-    for key, name in (
-        ("attn_logit_softcapping", "attn_logit_softcapping"),
-        ("final_logit_softcapping", "final_logit_softcapping"),
-    ):
+    _check_scale(hparams, largest=46)
+    facts = _facts(hparams) | _window_facts(hparams, 2)
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if hparams.switched_off(name):
+            raise UnsupportedError(f"config.json switches {name} off, which llama.cpp cannot for this architecture")
         if (cap := hparams.number(name)) is not None:
-            facts[key] = f32(cap)
+            facts[name] = f32(cap)
     return facts
 
 
 def _facts3(hparams: Hparams) -> Metadata:
+    _check_scale(hparams, largest=62)
     facts = _facts(hparams)
-    if hparams.get("sliding_window_pattern") != 1:
-        facts["attention.sliding_window"] = u32(hparams.need("sliding_window"))
+    if any(sliding_layers(hparams, 6)):
+        facts |= _window_facts(hparams, 6)
     if (cap := hparams.number("final_logit_softcapping")) is not None:
         facts["final_logit_softcapping"] = f32(cap)
     local = rope_parameters(hparams, "sliding_attention").number("rope_theta")
@@ -74,6 +97,7 @@ def _facts3(hparams: Hparams) -> Metadata:
 
 
 _ROPE = frozenset({"rope.freq_base"})
+_FIXED: dict[str, tuple[object, ...]] = {"hidden_activation": GELU, "attention_bias": (False,)}
 _DEFAULTS = {"max_position_embeddings": 8192, "rms_norm_eps": 1e-6, "head_dim": 256}
 _DEFAULTS3 = {
     "max_position_embeddings": 131_072,
@@ -99,6 +123,7 @@ GEMMA2 = Family(
     defaults=_DEFAULTS | {"sliding_window": 4096, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
     facts=_facts2,
     silent=_ROPE,
+    fixed=_FIXED,
 )
 GEMMA3 = Family(
     arch="gemma3",
@@ -106,6 +131,7 @@ GEMMA3 = Family(
     unused=_TIED + _VISION,
     defaults=_DEFAULTS3,
     facts=_facts3,
+    fixed=_FIXED,
 )
 EMBEDDING = Family(
     arch="gemma-embedding",
@@ -113,4 +139,5 @@ EMBEDDING = Family(
     unused=_TIED,
     defaults=_DEFAULTS3,
     facts=_facts3,
+    fixed=_FIXED,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lathe.quantize.convert.family import Family, Rule
+from lathe.quantize.convert.graph import GELU
 from lathe.quantize.convert.hparams import Hparams
 from lathe.quantize.convert.writer import Metadata, u32
 from lathe.quantize.safetensors import Array
@@ -18,7 +19,7 @@ def _conv1d(to: str) -> Rule:
 
 
 def _facts(hparams: Hparams) -> Metadata:
-    return {"feed_forward_length": u32(4 * hparams.width)}
+    return {"feed_forward_length": u32(hparams.count("n_inner") or 4 * hparams.width)}
 
 
 GPT2 = Family(
@@ -46,4 +47,9 @@ GPT2 = Family(
         "tie_word_embeddings": True,
     },
     facts=_facts,
+    fixed={
+        "activation_function": GELU,
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+    },
 )

@@ -6,9 +6,11 @@ import numpy as np
 import numpy.typing as npt
 from lathe.quantize.convert.encode import Floats
 from lathe.quantize.convert.family import Family, Rule
+from lathe.quantize.convert.graph import SILU
 from lathe.quantize.convert.hparams import Hparams
 from lathe.quantize.convert.rope import llama3_factors
 from lathe.quantize.convert.writer import Metadata, u32
+from lathe.quantize.errors import UnsupportedError
 
 LAYOUT = {
     "embed_tokens": "token_embd",
@@ -66,6 +68,29 @@ _TENSORS = LAYOUT | {
     "layers.{n}.self_attn.k_proj": Rule("blk.{n}.attn_k", rows=_key_rows),
 }
 _DEFAULTS = {"rms_norm_eps": 1e-6, "rope_theta": 10_000.0}
+FIXED: dict[str, tuple[object, ...]] = {"hidden_act": SILU}
+
+
+def window(hparams: Hparams) -> int | None:
+    return hparams.count("sliding_window")
+
+
+def chosen_window(hparams: Hparams) -> int | None:
+    """Some checkpoints state a window and do not use it."""
+    return window(hparams) if hparams.get("use_sliding_window") else None
+
+
+def _smollm3_facts(hparams: Hparams) -> Metadata:
+    """Every fourth layer has no positions: llama.cpp knows no other arrangement."""
+    rotated, period = hparams.get("no_rope_layers"), hparams.count("no_rope_layer_interval")
+    if rotated is None:
+        rotated = [int((layer + 1) % (period or 4) != 0) for layer in range(hparams.layers)]
+    if rotated != [int((layer + 1) % 4 != 0) for layer in range(hparams.layers)]:
+        raise UnsupportedError(
+            "config.json gives no_rope_layers other than each fourth, which llama.cpp cannot compute"
+        )
+    return _rotary_facts(hparams)
+
 
 LLAMA = Family(
     arch="llama",
@@ -73,6 +98,7 @@ LLAMA = Family(
     defaults=_DEFAULTS | {"max_position_embeddings": 2048},
     facts=_facts,
     computed=_computed,
+    fixed=FIXED,
 )
 MISTRAL = Family(
     arch="llama",
@@ -80,13 +106,17 @@ MISTRAL = Family(
     defaults=_DEFAULTS | {"max_position_embeddings": 131_072, "num_key_value_heads": 8},
     facts=_facts,
     computed=_computed,
+    fixed=FIXED,
+    ignored_window=window,
 )
 SMOLLM3 = Family(
     arch="smollm3",
     tensors=_TENSORS,
     defaults=_DEFAULTS | {"max_position_embeddings": 32_768, "num_key_value_heads": 4, "rope_theta": 2_000_000.0},
-    facts=_rotary_facts,
+    facts=_smollm3_facts,
     computed=_computed,
+    fixed=FIXED,
+    ignored_window=chosen_window,
 )
 
 BEFORE_GGUF = Family(

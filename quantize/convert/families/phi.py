@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 from lathe.quantize.convert.encode import Floats
+from lathe.quantize.convert.families.llama import FIXED, window
 from lathe.quantize.convert.family import Family
 from lathe.quantize.convert.hparams import Hparams
 from lathe.quantize.convert.rope import rope_parameters
@@ -84,4 +85,6 @@ PHI3 = Family(
     facts=_facts,
     silent=frozenset({"rope.scaling.type"}),
     computed=_computed,
+    fixed=FIXED,
+    ignored_window=window,
 )

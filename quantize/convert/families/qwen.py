@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lathe.quantize.convert.families.llama import LAYOUT
+from lathe.quantize.convert.families.llama import FIXED, LAYOUT, chosen_window
 from lathe.quantize.convert.family import Family
 from lathe.quantize.convert.hparams import Hparams
 from lathe.quantize.convert.writer import Metadata, u32
@@ -14,7 +14,9 @@ def _facts(hparams: Hparams) -> Metadata:
 
 _DEFAULTS = {"max_position_embeddings": 32_768, "rms_norm_eps": 1e-6, "rope_theta": 10_000.0}
 
-QWEN2 = Family(arch="qwen2", tensors=LAYOUT, defaults=_DEFAULTS, facts=_facts)
+QWEN2 = Family(
+    arch="qwen2", tensors=LAYOUT, defaults=_DEFAULTS, facts=_facts, fixed=FIXED, ignored_window=chosen_window
+)
 QWEN3 = Family(
     arch="qwen3",
     tensors=LAYOUT
@@ -24,4 +26,6 @@ QWEN3 = Family(
     },
     defaults=_DEFAULTS | {"head_dim": 128},
     facts=_facts,
+    fixed=FIXED | {"attention_bias": (False,)},
+    ignored_window=chosen_window,
 )

@@ -90,6 +90,28 @@ def test_little_memory_changes_the_batches_and_not_the_figure(
 
 
 @pytest.mark.native
+@pytest.mark.parametrize("n_ctx", [128, 33])
+def test_wherever_it_stops_no_token_is_scored_twice(
+    model: LlamaModel, monkeypatch: pytest.MonkeyPatch, n_ctx: int
+) -> None:
+    """Also where a chunk takes several blocks, and where nothing is left to score in its last."""
+    monkeypatch.setattr(chunked, "LOGITS_BUDGET", 4 * model.n_vocab * 16)
+    chunks = chunked.cut(model, TEXT, n_ctx, 3)
+    stops: list[tuple[int, Moments]] = []
+    with LlamaContext(model, chunks.options(threads=1)) as context:
+        whole = perplexity(
+            context, chunks,
+            progress=lambda done, _total, _figure, sums: stops.append((done, Moments(sums.count, sums.total, sums.squares))),
+        )  # fmt: skip
+        assert [done for done, _ in stops][-1] == 3
+        for done, sums in stops[:-1]:
+            assert sums.count == done * chunks.rows
+            rest = perplexity(context, chunks, sums=sums, start=done)
+            assert rest.tokens == whole.tokens == 3 * chunks.rows
+            assert rest.perplexity == pytest.approx(whole.perplexity, rel=1e-5)
+
+
+@pytest.mark.native
 def test_a_stopped_run_goes_on_where_it_was(model: LlamaModel) -> None:
     chunks = chunked.cut(model, TEXT, 64, 40)
     whole = run(model, chunks)
