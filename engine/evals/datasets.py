@@ -118,13 +118,14 @@ def _squad(path: Path, raw: bytes) -> Rows:
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
                     answers = list(dict.fromkeys(answer["text"] for answer in question.get("answers", ())))
+                    if question.get("is_impossible"):
+                        answers = [""]  # as SQuAD 2.0's own evaluation has it: to say nothing is right
                     fields = {
                         "id": str(question["id"]), "title": article.get("title", ""), "context": paragraph["context"],
                         "question": question["question"], "answers": answers,
                     }  # fmt: skip
                     place = f"{path}#{fields['id']}"
-                    unanswerable = bool(question.get("is_impossible"))
-                    yield Row(fields, place) if answers or unanswerable else Bad(place, "has no answer")
+                    yield Row(fields, place) if answers else Bad(place, "has no answer")
     except (KeyError, TypeError) as error:
         raise DataError(f"{path}: not in SQuAD format: {error!r}") from error
 

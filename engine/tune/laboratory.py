@@ -6,11 +6,11 @@ the first one ended. Invariant: the folder's name tells model, text and settings
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
 import msgspec
+from lathe.engine import sizes
 from lathe.engine.errors import UsageError
 from lathe.engine.native.llama import LlamaModel
 from lathe.engine.tune.calibration import Calibration
@@ -26,7 +26,6 @@ from lathe.quantize.quantizer import plan_quantization, quantize_gguf
 from lathe.quantize.types import FILE_TYPES, tensor_type
 from lathe.quantize.variants import Variants
 
-_SIZE = re.compile(r"([\d.]+) *([KMGT]?)(i?)B?", re.IGNORECASE)
 _HEAD_ROOM = 1024
 """Bytes kept free for the provenance that is written into a file."""
 _PADDING = 32
@@ -116,11 +115,7 @@ class Laboratory:
         if size.upper() in FILE_TYPES:
             options = QuantizeOptions(type=size, imatrix=self.imatrix_path)
             return plan_quantization(self._source, options).bytes
-        found = _SIZE.fullmatch(size.strip())
-        if not found:
-            raise UsageError(f"{size!r} is no size", hint="write 4GB, 2.5GiB, a number of bytes or a file type")
-        power = "KMGT".find(found[2].upper()) + 1 if found[2] else 0
-        return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+        return sizes.bytes_of(size)
 
     def write(self, path: Path, mix: dict[str, str], metadata: dict[str, str | int]) -> None:
         """Write a mix as one file."""

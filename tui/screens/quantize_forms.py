@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import msgspec
+from lathe.engine.sizes import bytes_of
 from lathe.engine.steps import ConvertStep, OnnxQuantizeStep, QuantizeStep
 from lathe.store.models import ModelEntry
 from lathe.tui.views import quantize as view
@@ -137,7 +138,7 @@ def step_of(form: str, source: ModelEntry, value: Callable[[str], str]) -> Makin
         case "gguf":
             size = value("split")
             fields = {"outtype": value("outtype"), "parity": value("parity") == "yes",
-                      "split_max_bytes": view.bytes_of(size) if size else None}  # fmt: skip
+                      "split_max_bytes": bytes_of(size) if size else None}  # fmt: skip
         case "adapter":
             fields = {"outtype": value("outtype"), "base": value("base") or None}
         case "legacy":

@@ -6,10 +6,11 @@ Invariant: what was not measured is a dash and never ranked; what is predicted i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
+from lathe.engine.errors import UsageError
 from lathe.engine.jobs.values import FINAL, Job
+from lathe.engine.sizes import bytes_of
 from lathe.engine.states import Fit, Forecast
 from lathe.engine.steps import (
     ConvertStep,
@@ -50,7 +51,6 @@ FULL_BITS = 15.9
 RISE = "rise of perplexity"
 WORK = (ConvertStep, QuantizeStep, OnnxQuantizeStep, ImatrixStep, PerplexityStep, KldStep)
 """Steps whose progress belongs to this place."""
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?)B?", re.IGNORECASE)
 _PARTS = ("part1", "part2", "part3")
 
 
@@ -408,24 +408,10 @@ def layers_check(text: str) -> str:
     return ""
 
 
-def bytes_of(text: str) -> int:
-    """`4GB`, `2.5GiB` or a number, in bytes.
-
-    Raises:
-        ValueError: it is no size."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise ValueError(f"{one_line(text, 40)!r} is no size, such as 4GB")
-    size = int(float(found[1]) * (1024 if found[3] else 1000) ** ("KMGT".find(found[2].upper()) + 1 if found[2] else 0))
-    if size < 1:
-        raise ValueError("a file has at least a byte")
-    return size
-
-
 def size_check(text: str) -> str:
     """What is wrong with a size that may be left out; empty: nothing."""
     try:
         bytes_of(text or "1")
-    except ValueError as error:
-        return str(error)
+    except UsageError as error:
+        return error.message
     return ""

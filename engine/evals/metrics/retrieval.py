@@ -61,12 +61,13 @@ def reciprocal_rank(name: str, task: Task, options: Options) -> Metric:
 
 
 def ndcg(name: str, task: Task, options: Options) -> Metric:
-    """Discounted gain of the ranking over that of the best one with as many references."""
+    """Discounted gain of the ranking over that of the best one: as many references as there are, or fit into it."""
 
     def score(relevant: list[bool], found: list[bool]) -> float:
         gain = math.fsum(1 / math.log2(rank + 1) for rank, hit in enumerate(relevant, 1) if hit)
-        best = math.fsum(1 / math.log2(rank + 1) for rank in range(1, max(len(found), sum(relevant)) + 1))
-        return gain / best
+        most = min(len(relevant), max(len(found), sum(relevant)))
+        best = math.fsum(1 / math.log2(rank + 1) for rank in range(1, most + 1))
+        return gain / best if best else 0.0
 
     return _ranked(name, options, score)
 

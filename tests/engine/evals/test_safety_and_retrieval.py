@@ -96,6 +96,7 @@ PASSAGES = tuple(
         ("mrr", {"documents": ["b/y.md"]}, 1 / 2),
         ("context_precision", {"documents": ["x.md", "z.md"]}, (1 / 1 + 2 / 3) / 2),
         ("ndcg", {"documents": ["y.md"]}, 1 / math.log2(3)),
+        ("ndcg", {"documents": ["x.md", "y.md", "z.md", "4.md", "5.md"]}, 1.0),
         ("mrr", {"documents": ["other.md"]}, 0.0),
         ("hit", {}, None),
     ],
@@ -103,6 +104,11 @@ PASSAGES = tuple(
 def test_rankings(name: str, fields: dict[str, Any], wanted: float | None) -> None:
     response = Response(passages=PASSAGES)
     assert _value(_metric("retrieval", name), response, kind="retrieval", fields=fields) == pytest.approx(wanted)
+
+
+def test_a_ranking_of_nothing_is_worth_nothing() -> None:
+    metric = _metric("retrieval", "ndcg")
+    assert _value(metric, Response(passages=()), kind="retrieval", fields={"documents": ["y.md"]}) == 0
 
 
 def _support(text: str, gain: float, *passages: float) -> SentenceSupport:

@@ -9,6 +9,7 @@ import pytest
 from lathe.engine.errors import ConfigError, DataError, MissingError
 from lathe.engine.evals import shipped
 from lathe.engine.evals import suite as suites
+from lathe.engine.evals.metrics.text import squad_normal, word_f1
 from lathe.engine.evals.values import Item
 
 GOOD = """\
@@ -203,6 +204,22 @@ tasks:
         assert len(set(item.continuations)) == 4
     assert len({item.gold for item in items}) > 1, "the right choice stands at varying places"
     assert _items(tmp_path, text) == items
+
+
+def test_an_unanswerable_question_of_squad_is_answered_by_nothing(tmp_path: Path) -> None:
+    asked = {"question": "Who?", "answers": [], "plausible_answers": [{"text": "me", "answer_start": 0}]}
+    paragraph = {"context": "...", "qas": [{**asked, "id": "1", "is_impossible": True}]}
+    (tmp_path / "squad.json").write_text(json.dumps({"data": [{"title": "t", "paragraphs": [paragraph]}]}))
+    text = """\
+name: n
+tasks:
+  - {id: t, kind: generate, prompt: "{{ question }}", answer: answers, cases: {file: squad.json, format: squad},
+     metrics: [f1]}
+"""
+    (item,) = _items(tmp_path, text)
+    assert item.targets == ("",)
+    assert word_f1([], squad_normal(item.targets[0]).split()) == 1
+    assert word_f1(["me"], squad_normal(item.targets[0]).split()) == 0
 
 
 @pytest.mark.shared

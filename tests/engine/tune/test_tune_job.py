@@ -279,6 +279,7 @@ def test_sizes_are_read_as_people_write_them(written: str, size: int) -> None:
     assert Laboratory.bytes_of(None, written) == size  # type: ignore[arg-type]
 
 
-def test_what_is_no_size_is_refused() -> None:
-    with pytest.raises(UsageError, match="'big'"):
-        Laboratory.bytes_of(None, "big")  # type: ignore[arg-type]
+@pytest.mark.parametrize("written", ["big", "1.2.3GB", ".", "", "9" * 50])
+def test_what_is_no_size_is_refused(written: str) -> None:
+    with pytest.raises(UsageError, match="is no size"):
+        Laboratory.bytes_of(None, written)  # type: ignore[arg-type]
