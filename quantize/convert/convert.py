@@ -17,12 +17,13 @@ from typing import Literal
 import msgspec
 from lathe.quantize.checkpoint import Checkpoint, open_weights, read_checkpoint
 from lathe.quantize.convert.conformance.conform import Conformance
-from lathe.quantize.convert.family import Family
+from lathe.quantize.convert.dense import dense_facts, dense_layers, module_cautions
+from lathe.quantize.convert.family import Family, Rule
 from lathe.quantize.convert.graph import cautions, require_computable
 from lathe.quantize.convert.hparams import Hparams, shared_facts
 from lathe.quantize.convert.identity import describe
-from lathe.quantize.convert.plan import FilePlan, guess_outtype, plan_tensors
-from lathe.quantize.convert.pooling import module_cautions, pooling_facts
+from lathe.quantize.convert.plan import FilePlan, PlannedTensor, guess_outtype, plan_entry, plan_tensors
+from lathe.quantize.convert.pooling import pooling_facts
 from lathe.quantize.convert.registry import family_of
 from lathe.quantize.convert.rope import rope_facts
 from lathe.quantize.convert.shapes import check_shapes
@@ -114,7 +115,7 @@ def convert_checkpoint(
         warnings=(
             *plan.draft.warnings,
             *cautions(plan.family, plan.hparams),
-            *module_cautions(checkpoint),
+            *module_cautions(checkpoint, plan.family),
             *_warnings(checkpoint, conformance),
             *(fault(name, count) for name, count in faults.items()),
         ),
@@ -128,10 +129,15 @@ def plan_conversion(checkpoint: Checkpoint, outtype: OutType = "auto") -> Conver
     require_computable(family, hparams)
     encoding = guess_outtype(checkpoint.tensors) if outtype == "auto" else Encoding[outtype.upper()]
     tensors = plan_tensors(family, hparams, checkpoint.tensors, encoding)
+    behind = dense_layers(checkpoint, family, hparams)
+    tensors += [
+        PlannedTensor(plan_entry(name, matrix.shape, encoding), Rule(name), made=matrix)
+        for name, matrix in behind.items()
+    ]
     draft = draft_vocabulary(checkpoint, hparams)
     facts = {key: value for key, value in shared_facts(hparams).items() if key not in family.silent}
     facts |= {key: value for key, value in rope_facts(hparams).items() if key not in family.silent}
-    facts |= family.facts(hparams) | pooling_facts(checkpoint)
+    facts |= family.facts(hparams) | pooling_facts(checkpoint) | dense_facts(behind)
     kept = {"file_type": FILE_TYPES[encoding].id, "quantization_version": _QUANTIZATION_VERSION}
     metadata = (
         {"general.architecture": text(family.arch)}

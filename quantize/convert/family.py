@@ -81,5 +81,7 @@ class Family:
     """Tensors that are computed from hyper-parameters."""
     fixed: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     """Hyper-parameters that llama.cpp's graph takes for granted -> the values it computes; see `graph.py`."""
+    dense: bool = False
+    """Whether llama.cpp's graph goes on through matrices behind the pooled vector; see `dense.py`."""
     ignored_window: Callable[[Hparams], int | None] = _no_window
     """Tokens of a sliding window that llama.cpp's graph does not have."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from lathe.quantize.checkpoint import Checkpoint, plain_name, read_json
@@ -11,7 +10,6 @@ from lathe.quantize.errors import UnsupportedError
 
 _MODES = {"mean": 1, "cls": 2, "lasttoken": 3}
 """Mode -> `enum llama_pooling_type`."""
-_KNOWN = ("Transformer", "Pooling", "Normalize")
 _FLAGS = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",
@@ -32,14 +30,6 @@ def pooling_facts(checkpoint: Checkpoint) -> Metadata:
             raise UnsupportedError(f"{path} asks for a pooling that llama.cpp does not have: {mode!r:.40}")
         return {"pooling_type": u32(_MODES[mode])}
     return {}
-
-
-def module_cautions(checkpoint: Checkpoint) -> Iterator[str]:
-    """Name the modules that come after pooling and are no part of a GGUF."""
-    for module in checkpoint.modules:
-        kind = str(module.get("type", "")).rpartition(".")[2]
-        if kind not in _KNOWN:
-            yield f"modules.json has a {kind[:40]} layer, which is left out: vectors differ from sentence-transformers'"
 
 
 def pooling_documents(kind: int | None) -> dict[str, Any]:

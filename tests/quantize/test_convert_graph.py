@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 from lathe.quantize.checkpoint import read_checkpoint
+from lathe.quantize.convert import convert_checkpoint
 from lathe.quantize.convert.adapter import _means
 from lathe.quantize.convert.convert import ConversionPlan, plan_conversion
+from lathe.quantize.convert.dense import module_cautions
 from lathe.quantize.convert.graph import cautions
-from lathe.quantize.convert.pooling import module_cautions
-from lathe.quantize.errors import CheckpointError, UnsupportedError
-from support.checkpoints import weights, write_checkpoint
+from lathe.quantize.errors import CheckpointError, UnsafeError, UnsupportedError
+from support.checkpoints import safetensors_bytes, weights, write_checkpoint
 from support.families import RECIPES
+from support.llama_values import computed_values
 
 
 def written(folder: Path, name: str, **changes: Any) -> Path:
@@ -149,14 +151,71 @@ def test_labels_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert list(metadata["bert.classifier.output_labels"].data) == list(labels.values())
 
 
-def test_layers_after_pooling_are_named(tmp_path: Path) -> None:
-    folder = RECIPES["minilm"].write(tmp_path / "minilm")
-    assert list(module_cautions(read_checkpoint(folder))) == []
+def with_dense(folder: Path, recipe: str, *shapes: tuple[int, int], **config: Any) -> Path:
+    """A checkpoint of sentence-transformers with Dense modules behind the pooled vector."""
+    full = {"layer_types": ["sliding_attention", "full_attention"]} if recipe == "embeddinggemma" else {}
+    written(folder, recipe, **full)
     modules = json.loads((folder / "modules.json").read_text())
-    modules.append({"idx": 9, "name": "9", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+    for number, shape in enumerate(shapes, 2):
+        name = f"{number}_Dense"
+        modules.append({"idx": number, "name": str(number), "path": name, "type": "sentence_transformers.models.Dense"})
+        (folder / name).mkdir()
+        facts = {"in_features": shape[1], "out_features": shape[0], "bias": False,
+                 "activation_function": "torch.nn.modules.linear.Identity"}  # fmt: skip
+        (folder / name / "config.json").write_text(json.dumps(facts | config))
+        data = safetensors_bytes({"linear.weight": weights(name, shape, "F32")})
+        (folder / name / "model.safetensors").write_bytes(data)
     (folder / "modules.json").write_text(json.dumps(modules))
-    (said,) = module_cautions(read_checkpoint(folder))
+    return folder
+
+
+def test_layers_after_pooling_that_are_left_out_are_named(tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(RECIPES["minilm"].write(tmp_path / "plain"))
+    family = plan_conversion(checkpoint).family
+    assert list(module_cautions(checkpoint, family)) == []
+    checkpoint = read_checkpoint(with_dense(tmp_path / "dense", "minilm", (64, 64)))
+    (said,) = module_cautions(checkpoint, family)
     assert "a Dense layer" in said
+    assert not any(tensor.entry.name.startswith("dense") for tensor in plan_conversion(checkpoint).tensors)
+
+
+@pytest.mark.native
+def test_embeddinggemmas_dense_layers_are_multiplied_by(tmp_path: Path) -> None:
+    plain = written(tmp_path / "plain", "embeddinggemma", layer_types=["sliding_attention", "full_attention"])
+    dense = with_dense(tmp_path / "dense", "embeddinggemma", (96, 64), (64, 96))
+    vectors = []
+    for folder in (plain, dense):
+        report = convert_checkpoint(folder, folder.with_suffix(".gguf"), outtype="f32")
+        assert not any("left out" in warning for warning in report.warnings)
+        vectors.append(computed_values(folder.with_suffix(".gguf"), [1, 5, 9, 11, 7], pooled=True))
+    expected = weights("3_Dense", (64, 96), "F32") @ (weights("2_Dense", (96, 64), "F32") @ vectors[0])
+    np.testing.assert_allclose(vectors[1], expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("shapes", "config", "error", "match"),
+    [
+        (((64, 64),), {"bias": True}, UnsupportedError, "a bias"),
+        (((64, 64),), {"activation_function": "torch.nn.modules.activation.Tanh"}, UnsupportedError, "Tanh"),
+        (((64, 64),) * 3, {}, UnsupportedError, "3 Dense layers"),
+        (((96, 64),), {}, UnsupportedError, "vectors of 96"),
+        (((64, 32),), {}, CheckpointError, "takes 32"),
+    ],
+)
+def test_dense_layers_that_llama_cpp_lacks_are_refused(
+    tmp_path: Path, shapes: tuple[tuple[int, int], ...], config: dict[str, Any], error: type[Exception], match: str
+) -> None:
+    folder = with_dense(tmp_path / "dense", "embeddinggemma", *shapes, **config)
+    with pytest.raises(error, match=match):
+        plan_conversion(read_checkpoint(folder))
+
+
+def test_a_dense_layer_may_not_lead_out_of_its_folder(tmp_path: Path) -> None:
+    folder = with_dense(tmp_path / "dense", "embeddinggemma", (64, 64))
+    text = (folder / "modules.json").read_text().replace('"2_Dense"', '"../dense"')
+    (folder / "modules.json").write_text(text)
+    with pytest.raises(UnsafeError, match="plain name"):
+        plan_conversion(read_checkpoint(folder))
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ POOLING_NONE, POOLING_RANK = 0, 4
 
 
 def computed_values(
-    path: Path, tokens: list[int], *, encoder: bool = False, scores: bool = False, adapter: Path | None = None
-) -> np.ndarray:
-    """Compute the values of one position: logits of the last, an encoder's vector of the first, or a score."""
+    path: Path, tokens: list[int], *, encoder: bool = False, scores: bool = False, pooled: bool = False,
+    adapter: Path | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Compute logits of the last position, an encoder's vector of the first, a score, or what is made of all."""
     native = bindings()
     parameters = native.llama_model_default_params()
     parameters.n_gpu_layers = 0
@@ -23,7 +24,7 @@ def computed_values(
     settings = native.llama_context_default_params()
     settings.n_ctx = settings.n_batch = settings.n_ubatch = 256
     settings.n_threads = settings.n_threads_batch = 1
-    settings.embeddings = encoder
+    settings.embeddings = encoder or pooled
     if encoder and not scores:
         settings.pooling_type = POOLING_NONE
     context = native.llama_init_from_model(model, settings)
@@ -41,6 +42,8 @@ def computed_values(
         assert native.llama_decode(context, batch) == 0
         if scores:
             return np.array(native.llama_get_embeddings_seq(context, 0)[:1])
+        if pooled:
+            return np.array(native.llama_get_embeddings_seq(context, 0)[: native.llama_model_n_embd_out(model)])
         if encoder:
             return np.array(native.llama_get_embeddings_ith(context, 0)[: native.llama_model_n_embd(model)])
         count = native.llama_vocab_n_tokens(native.llama_model_get_vocab(model))

@@ -135,6 +135,7 @@ GEMMA3 = Family(
 )
 EMBEDDING = Family(
     arch="gemma-embedding",
+    dense=True,
     tensors=_GEMMA3,
     unused=_TIED,
     defaults=_DEFAULTS3,
