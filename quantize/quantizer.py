@@ -264,11 +264,18 @@ def _verify(parts: Sequence[Path], planned: QuantPlan) -> None:
         header = read_header(part)
         if header.file_bytes != size:
             raise GgufError(f"the quantizer wrote {header.file_bytes:,} bytes where {size:,} were planned")
-        found |= {tensor.name: (tensor.type.name, tensor.shape) for tensor in header.tensors}
-    wanted = {tensor.name: (tensor.target, tensor.shape) for tensor in planned.tensors}
+        found |= {tensor.name: (tensor.type.name, _kept(tensor.shape)) for tensor in header.tensors}
+    wanted = {tensor.name: (tensor.target, _kept(tensor.shape)) for tensor in planned.tensors}
     if found != wanted:
         name = next(iter(sorted(found.items() ^ wanted.items())))[0]
         raise GgufError(f"the quantizer wrote {name} as {found.get(name)}, planned was {wanted.get(name)}")
+
+
+def _kept(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape as ggml keeps it: the last sizes of 1 are not written, as of the one row of a reranker's head."""
+    while len(shape) > 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
 
 
 def _explained(reason: str, source: Path) -> QuantizeError:

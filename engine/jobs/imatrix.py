@@ -27,9 +27,11 @@ def run(step: ImatrixStep, context: JobContext) -> Outcome:
     path = Path(step.text).expanduser()
     text = chunked.read_text(path)
     digest = hashlib.sha256(text).hexdigest()
-    others = [read_imatrix(Path(name).expanduser()) for name in step.merge]
+    merged = [Path(name).expanduser() for name in step.merge]
+    others = [read_imatrix(name) for name in merged]
     output = output_path(context, step.output, step.name or variant_name(entry, "imatrix"))
-    refuse_existing(output, force=step.force)
+    inputs = (Path(entry.path), path, *merged)
+    refuse_existing(output, inputs, force=step.force)
     with load(gguf_path(entry), step.gpu_layers, context) as model:
         chunks = chunked.cut(model, text, step.context, step.chunks, embedders=True)
         key = hashlib.sha256(f"{entry.sha256 or entry.id} {digest} {chunks.n_ctx} {step.process_output}".encode())
@@ -55,7 +57,7 @@ def run(step: ImatrixStep, context: JobContext) -> Outcome:
             progress=progress,
         )
     matrix = merge([*others, collected]) if others else collected
-    write_imatrix(output, matrix, force=step.force)
+    write_imatrix(output, matrix, inputs=inputs, force=step.force)
     file.unlink(missing_ok=True)
     context.log(f"{len(matrix.entries)} tensors, {matrix.chunks} chunks of {matrix.chunk_size} tokens: {output}")
     recipe: dict[str, Figure] = {"made_by": "imatrix", "source": entry.name, "source_sha256": entry.sha256}

@@ -60,7 +60,10 @@ def run(step: KldStep, context: JobContext) -> Outcome:
         artefacts: tuple[Artefact, ...] = ()
         if step.save_base:
             output = Path(step.save_base).expanduser()
-            with new_artefact(output, force=step.force) as part, BaseWriter(part, chunks) as writer:
+            with (
+                new_artefact(output, inputs=_inputs(step, context), force=step.force) as part,
+                BaseWriter(part, chunks) as writer,
+            ):
                 rows = measure(base, runner, chunks, save=writer, progress=progress)
             artefacts = (_artefact(output, context, step),)
         else:
@@ -69,6 +72,12 @@ def run(step: KldStep, context: JobContext) -> Outcome:
     result = statistics(rows)
     context.log(f"mean KLD {result.kld.value:.6f} ± {result.kld.error:.6f}, same top token {result.same_top.value:.2%}")
     return Outcome(artefacts=artefacts, figures=_figures(result, digest), rows=_percentiles(result))
+
+
+def _inputs(step: KldStep, context: JobContext) -> list[Path]:
+    """What the base file must not be written over."""
+    paths = [Path(context.model(name).path) for name in (step.model, step.base) if name is not None]
+    return paths + ([Path(step.text).expanduser()] if step.text else [])
 
 
 def _text(step: KldStep) -> bytes:

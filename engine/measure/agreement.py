@@ -20,7 +20,7 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     max_difference: float
     """Largest absolute difference of any value."""
     scale: float
-    """Largest absolute value of the truth."""
+    """Largest absolute value of the truth that is finite."""
     mean_kld: float | None = None
     """Of the rows as distributions over the next token; None for vectors."""
     same_top: float | None = None
@@ -35,11 +35,13 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare(truth: Rows, other: Rows, *, logits: bool) -> Agreement:
-    """Compare rows; values that are not finite differ by infinity."""
+    """Compare rows; values that are not finite, on either side, differ by infinity."""
     width = min(truth.shape[1], other.shape[1])  # converters pad vocabularies
     truth, other = truth[:, :width].astype(np.float32), other[:, :width].astype(np.float32)
-    if not np.isfinite(other).all():
-        return Agreement(rows=len(truth), max_difference=float("inf"), scale=float(np.abs(truth).max()), cosine=-1.0)
+    finite = np.isfinite(truth)
+    if not (finite.all() and np.isfinite(other).all()):
+        scale = float(np.abs(truth[finite]).max(initial=0))
+        return Agreement(rows=len(truth), max_difference=float("inf"), scale=scale, cosine=-1.0)
     kld = same = None
     if logits:
         kld = float(_divergence(truth, other).mean())

@@ -63,14 +63,13 @@ class Collector:
             self._take(name, (weight.ne[3], weight.ne[2]), values(given))
         return True
 
-    def matrix(self, datasets: tuple[str, ...], chunk_size: int) -> Imatrix:
-        """What has been seen."""
+    def matrix(self, datasets: tuple[str, ...], chunks: int, chunk_size: int) -> Imatrix:
+        """What has been seen of that many chunks, of which products of few tokens are missing."""
         entries = {
             name: Entry(sums.astype(np.float32).reshape(len(self._counts[name]), -1), self._counts[name].copy())
             for name, sums in self._sums.items()
         }
-        most = max((int(counts.max()) for counts in self._counts.values()), default=0)
-        return Imatrix(entries=entries, datasets=datasets, chunks=most // chunk_size, chunk_size=chunk_size)
+        return Imatrix(entries=entries, datasets=datasets, chunks=chunks, chunk_size=chunk_size)
 
     def _take(self, name: str, matrices: tuple[int, int], given: npt.NDArray[np.float32]) -> None:
         """One product: `given` is (ne3, ne2, tokens, channels), shared out over the weight's matrices."""
@@ -133,17 +132,23 @@ def collect(
     """
     collector = Collector(output=output)
     datasets: tuple[str, ...] = (dataset,)
+    before = 0
     if earlier is not None:
         collector.start_from(earlier)
-        datasets = tuple(dict.fromkeys((*earlier.datasets, dataset)))
+        datasets, before = tuple(dict.fromkeys((*earlier.datasets, dataset))), earlier.chunks
+
+    def seen(done: int) -> Imatrix:
+        return collector.matrix(datasets, before + done - start, chunks.n_ctx)
+
+    done = start
     runner = Run(chunks, threads, whole=not model.generates)
     with LlamaContext(model, runner.options, on_node=collector.on_node) as context:
         for done in runner.decode(context, start):
             if progress is not None:
-                progress(done, chunks.n_chunks, collector.matrix(datasets, chunks.n_ctx))
+                progress(done, chunks.n_chunks, seen(done))
             if enough():
                 break
-    return collector.matrix(datasets, chunks.n_ctx)
+    return seen(done)
 
 
 class Run:

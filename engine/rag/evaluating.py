@@ -16,7 +16,7 @@ import msgspec
 from lathe.engine.rag import beir
 from lathe.engine.rag.building import Builder, Report, silent, words
 from lathe.engine.rag.embedding import Embedder
-from lathe.engine.rag.metrics import Judgements, evaluate
+from lathe.engine.rag.metrics import Judgements, evaluate, quantile
 from lathe.engine.rag.requests import Mode, SearchRequest
 from lathe.engine.rag.searching import Searcher
 from lathe.engine.rag.splitting import Splitter
@@ -24,7 +24,8 @@ from lathe.store.rag import columns, documents, versions
 from lathe.store.rag.store import RagStore
 from lathe.store.rag.values import NewDocument, NewPassage, Question, StoredPassage
 
-DEPTH = 100
+DEPTH = 101
+"""What `recall@100` needs, and one more, which may be the query itself."""
 _TOGETHER = 500
 """Documents of a test set per transaction."""
 
@@ -43,7 +44,8 @@ async def measure(
 ) -> Measured:  # fmt: skip
     """Ask every question and judge the answers.
 
-    `identify` names what a passage counts as for a question; its document by default.
+    `identify` names what a passage counts as for a question; without it, its document, which is of one data set with
+    the questions, and the document that is the question itself is passed over.
     """
     run: dict[str, list[str]] = {}
     seconds: list[float] = []
@@ -56,9 +58,9 @@ async def measure(
             for name in (identify(hit.passage, query) if identify else [hit.passage.path])
         ]  # fmt: skip
         await report(f"asking, {mode}", number, len(queries), "question")
-    figures = evaluate(run, judgements)
+    figures = evaluate(run, judgements, ignore_identical_ids=identify is None)
     if seconds:
-        figures |= {"p50_ms": statistics.median(seconds) * 1000, "p95_ms": _quantile(seconds, 0.95) * 1000}
+        figures |= {"p50_ms": statistics.median(seconds) * 1000, "p95_ms": quantile(sorted(seconds), 0.95) * 1000}
     return Measured(mode=mode, figures=figures)
 
 
@@ -127,11 +129,6 @@ async def _put(store: RagStore, batch: list[tuple[NewDocument, list[NewPassage]]
     await asyncio.to_thread(
         store.write, lambda db: [documents.put(db, row, passages, version) for row, passages in ready]
     )
-
-
-def _quantile(values: Sequence[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def _target(number: int) -> str:

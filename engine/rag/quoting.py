@@ -28,17 +28,21 @@ _STEM = 5
 
 def quotations(question: str, passages: Sequence[StoredPassage]) -> list[tuple[int, str]]:
     """Sentences that can be quoted, each once, with the number of their passage; those nearest to the question."""
-    asked = {term[:_STEM] for term in terms(question) if len(term) > 2}
+    asked = _stems(question)
     found: dict[str, tuple[int, int]] = {}
     for number, passage in enumerate(passages, 1):
         for paragraph in _PARAGRAPH.split(passage.text):
             for match in _SENTENCE.finditer(" ".join(neutral(paragraph).split())):
                 text = match[0]
                 if _LEAST <= len(text) <= _LONGEST and len(_WORDY.findall(text)) >= 3:
-                    shared = len(asked & {term[:_STEM] for term in terms(text)})
+                    shared = len(asked & _stems(text))
                     found.setdefault(text, (shared, number))
     most = max((shared for shared, _ in found.values()), default=0)
     return [(number, text) for text, (shared, number) in found.items() if shared == most][:_CHOICES]
+
+
+def _stems(text: str) -> set[str]:
+    return {term.casefold()[:_STEM] for term in terms(text) if len(term) > 2}
 
 
 def quoting_grammar(question: str, passages: Sequence[StoredPassage]) -> str | None:

@@ -6,6 +6,7 @@ embedding. Invariant: special tokens are not counted; whoever makes a budget res
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -70,15 +71,17 @@ def _number(value: object, default: int) -> int:
 
 
 def fit(text: str, room: int, count: Callable[[Sequence[str]], list[int]]) -> str:
-    """The longest beginning of a text, cut at white space where there is some, that has at most `room` tokens."""
-    [tokens] = count([text])
-    if tokens <= room:
+    """The longest beginning of a text that has at most `room` tokens, cut at white space if a word fits before it."""
+
+    def tokens(end: int) -> int:
+        return count([text[:end]])[0]
+
+    if tokens(len(text)) <= room:
         return text
-    edges = [i for i, character in enumerate(text) if character.isspace()] or list(range(1, len(text)))
-    low, high = 0, len(edges) - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        [tokens] = count([text[: edges[middle]]])
-        low, high = (middle, high) if tokens <= room else (low, middle - 1)
-    kept = text[: edges[low]]
-    return kept if count([kept])[0] <= room else ""
+    kept = ""
+    for edges in ([i for i, character in enumerate(text) if character.isspace()], range(1, len(text))):
+        fitting = bisect_right(edges, room, key=tokens)
+        kept = text[: edges[fitting - 1]] if fitting else ""
+        if kept.strip():
+            break
+    return kept

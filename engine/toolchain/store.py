@@ -110,7 +110,7 @@ def install(
         if not source.is_file():
             raise MissingError(f"there is no archive at {source}")
         found = file_sha256(source, report)
-        with new_folder(root / version, force=force) as part:
+        with new_folder(root / version, force=force, own=True) as part:
             packed = archive.extract(source, part, _packed)
             toolchain = _from_packed(part, packed, version, source) if packed else None
             if toolchain is None:

@@ -66,12 +66,16 @@ def expression(query: str) -> str:
 
 
 def terms(query: str) -> list[str]:
-    """A query's words, each once, without anything that FTS5 could take for syntax."""
-    found: dict[str, None] = {}
+    """A query's words, each once, without anything that FTS5 could take for syntax.
+
+    They keep their case: FTS5 folds them as it folded the passages, and not as Python does (`ß`, `ŉ`, Cherokee).
+    """
+    found: dict[str, str] = {}
     for is_word, run in groupby(unicodedata.normalize("NFC", query), _is_word):
         if is_word:
-            found.setdefault("".join(run).casefold())
-    return list(found)[:MAX_TERMS]
+            word = "".join(run)
+            found.setdefault(word.lower(), word)
+    return list(found.values())[:MAX_TERMS]
 
 
 def _is_word(character: str) -> bool:

@@ -32,5 +32,8 @@ def test_padding_of_a_vocabulary_is_no_difference_and_no_number_is_one() -> None
     rows = np.array([[1, 2, 3]], np.float32)
     assert compare(rows, np.array([[1, 2, 3, 9]], np.float32), logits=True).relative == 0
     assert compare(rows, np.array([[1, 2, np.nan]], np.float32), logits=False).relative == float("inf")
+    assert compare(np.array([[1, 2, np.nan]], np.float32), rows, logits=True).relative == float("inf")
+    assert compare(np.array([[1, 2, np.inf]], np.float32), rows, logits=False).relative == float("inf")
+    assert compare(np.full((1, 3), np.nan, np.float32), rows, logits=False).relative == float("inf")
     vectors = compare(rows, 2 * rows, logits=False)
     assert (vectors.cosine > 0.999, vectors.mean_kld, vectors.max_difference) == (True, None, 3)

@@ -284,6 +284,35 @@ def test_a_folder_that_a_dead_writer_left_is_collected(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [tmp_path / "other"]
 
 
+def model_folder(path: Path, *more: str) -> Path:
+    for name in ("config.json", "model.safetensors", "1_Pooling/config.json", *more):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(b"{}")
+    return path
+
+
+@pytest.mark.parametrize("foreign", ["README.md", "main.js", "q4.gguf", "notes.txt", "1_Pooling/mine.txt"])
+def test_a_folder_with_anything_else_in_it_is_never_replaced(tmp_path: Path, foreign: str) -> None:
+    output = model_folder(tmp_path / "model", foreign)
+    with pytest.raises(OutputError, match=f"holds {foreign}"), new_folder(output, force=True):
+        pass
+    assert (output / foreign).exists()
+    (output / foreign).unlink()
+    with new_folder(output, force=True) as part:
+        (part / "config.json").write_bytes(b"new")
+    assert [path.name for path in output.iterdir()] == ["config.json"]
+
+
+def test_a_folder_that_an_input_lies_in_is_never_replaced(tmp_path: Path) -> None:
+    output = model_folder(tmp_path / "model", "onnx/model.onnx")
+    link = tmp_path / "link"
+    link.symlink_to(output / "onnx")
+    for source in (output / "onnx", output / "model.safetensors", link):
+        with pytest.raises(OutputError, match="holds the input"), new_folder(output, inputs=[source], force=True):
+            pass
+    assert (output / "onnx" / "model.onnx").exists()
+
+
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     output = tmp_path / "model"
     with pytest.raises(ValueError, match="broken"), new_folder(output) as part:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFValueType, GGUFWriter
 from lathe.quantize.artefact import file_sha256
+from lathe.quantize.convert import convert_checkpoint
 from lathe.quantize.errors import (
     GgufError,
     InputMissing,
@@ -25,6 +26,7 @@ from lathe.quantize.gguf.header import read_header, read_sharded
 from lathe.quantize.imatrix import Entry, Imatrix, write_imatrix
 from lathe.quantize.plan import QuantizeOptions
 from lathe.quantize.quantizer import plan_quantization, quantize_gguf
+from support.families import RECIPES
 
 pytestmark = pytest.mark.native
 
@@ -247,6 +249,14 @@ def test_the_input_is_never_the_output(small: Path, matrix: Path, tmp_path: Path
         with pytest.raises(OutputError, match="is the input"):
             quantize_gguf(small, output, options(type="Q8_0", **fields), force=True)
     assert file_sha256(small) == before
+
+
+def test_a_reranker_with_one_label_is_quantized(tmp_path: Path) -> None:
+    """Its head has one row, and ggml writes a last size of 1 to no file."""
+    source = tmp_path / "reranker.gguf"
+    convert_checkpoint(RECIPES["reranker"].write(tmp_path / "reranker"), source, outtype="f16")
+    quantize_gguf(source, tmp_path / "out.gguf", options(type="Q8_0"))
+    assert types(tmp_path / "out.gguf")["blk.0.ffn_up.weight"] == "Q8_0"
 
 
 def test_an_existing_output_stays_unless_forced(small: Path, tmp_path: Path) -> None:

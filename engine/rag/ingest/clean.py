@@ -20,7 +20,8 @@ from lathe.engine.rag.ingest.values import Cleaning
 from lathe.engine.rag.values import SEPARATOR, Block, ParsedDocument
 
 _SPACES = re.compile(r"[ \t\u00a0\u2000-\u200a\u202f\u205f\u3000]{2,}")
-_LINE_END = re.compile(r"[ \t\u00a0]+$", re.MULTILINE)
+_LINE_END = re.compile(r"(?<![ \t\u00a0])[ \t\u00a0]+$", re.MULTILINE)
+"""Looks behind, so that a run inside a line is tried once and not from each of its blanks."""
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 
 from lathe.engine.rag.ingest.duplicates import Duplicate, Duplicates
 from lathe.engine.rag.ingest.report import Bar, DuplicateSample, FlaggedSample, Lengths, QualityReport
+from lathe.engine.rag.metrics import quantile
 from lathe.store.rag.values import Copy, FileError, StoredDocument, StoredPassage
 
 SAMPLES = 20
@@ -137,13 +138,13 @@ def measure_lengths(lengths: array[int] | list[int]) -> Lengths:
     ordered = sorted(lengths)
     edges = (*pairwise(_BARS), (_BARS[-1], None))
     counts = Counter(_bar(length) for length in ordered)
-    low, high = math.log2(1 + _quantile(ordered, 0.25)), math.log2(1 + _quantile(ordered, 0.75))
+    low, high = math.log2(1 + quantile(ordered, 0.25)), math.log2(1 + quantile(ordered, 0.75))
     spread = _FENCE * max(high - low, 0.25)  # a corpus of records of one length has no outliers at plus one token
     return Lengths(
         histogram=tuple(Bar(start, end, counts[place]) for place, (start, end) in enumerate(edges)),
         least=ordered[0],
-        p50=_quantile(ordered, 0.5),
-        p95=_quantile(ordered, 0.95),
+        p50=quantile(ordered, 0.5),
+        p95=quantile(ordered, 0.95),
         most=ordered[-1],
         short_outliers=sum(1 for length in ordered if math.log2(1 + length) < low - spread),
         long_outliers=sum(1 for length in ordered if math.log2(1 + length) > high + spread),
@@ -152,7 +153,3 @@ def measure_lengths(lengths: array[int] | list[int]) -> Lengths:
 
 def _bar(length: int) -> int:
     return sum(1 for low in _BARS[1:] if length >= low)
-
-
-def _quantile(ordered: list[int], share: float) -> int:
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

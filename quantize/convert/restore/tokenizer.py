@@ -34,6 +34,8 @@ def tokenizer_files(header: GgufHeader) -> tuple[dict[str, bytes], list[str]]:
         return {}, ["the file has no vocabulary: the checkpoint has no tokenizer"]
     texts, kinds = tokens.tolist(), types.tolist()
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    if header.architecture != "bert":  # decoders refuse the segments that transformers makes unasked
+        settings["model_input_names"] = ["input_ids", "attention_mask"]
     for role, key in _ROLES.items():
         number = header.number(f"tokenizer.ggml.{key}_token_id")
         if number is not None and number < len(texts):
@@ -62,8 +64,14 @@ def _document(header: GgufHeader, texts: list[str], kinds: list[int]) -> dict[st
         prefix = header.metadata.get("tokenizer.ggml.add_space_prefix") is not False
         pieces = [Piece(*facts) for facts in zip(texts, scores.tolist(), kinds, strict=True)]
         document = reference_json(PieceModel(pieces=pieces, add_prefix=prefix), [])
-        decoders = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}]
-        return document | {"decoder": {"type": "Sequence", "decoders": [*decoders, {"type": "Fuse"}]}}
+        decoders: list[dict[str, Any]] = [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            {"type": "ByteFallback"},
+            {"type": "Fuse"},
+        ]
+        if prefix:  # the blank that was put before the text
+            decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+        return document | {"decoder": {"type": "Sequence", "decoders": decoders}}
     if model == "bert":
         return _wordpiece(header, texts, kinds)
     return None
@@ -161,11 +169,14 @@ def _template(header: GgufHeader, settings: dict[str, Any]) -> dict[str, Any] | 
     if not specials:
         return None
     first, last = ([part] if part else [] for part in (ends["bos"], ends["eos"]))
-    one, two = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    # llama.cpp knows the first segment only, but the pairs of a checkpoint's rerankers have two.
+    segment = int(encoder and (header.number("tokenizer.ggml.token_type_count") or 0) > 1)
+    one, two = ({"Sequence": {"id": name, "type_id": number}} for name, number in (("A", 0), ("B", segment)))
     middle = last or first
+    end = [{"SpecialToken": part["SpecialToken"] | {"type_id": segment}} for part in last]
     return {
         "type": "TemplateProcessing",
         "single": [*first, one, *last],
-        "pair": [*first, one, *middle, two, *last],
+        "pair": [*first, one, *middle, two, *end],
         "special_tokens": specials,
     }

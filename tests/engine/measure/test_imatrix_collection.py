@@ -70,6 +70,15 @@ def test_a_stop_and_a_file_between_change_nothing(model: LlamaModel, matrix: Ima
         np.testing.assert_array_equal(rest.entries[name].counts, entry.counts)
 
 
+def test_chunks_are_counted_whole_where_the_last_tokens_of_a_batch_are_not_looked_at(model: LlamaModel) -> None:
+    chunks = chunked.cut(model, TEXT, 65, 8)  # 520 tokens in pieces of 512
+    first = collect(model, chunks, "held-out", threads=1)
+    assert max(int(entry.counts.max()) for entry in first.entries.values()) < 8 * 65
+    assert first.chunks == 8
+    more = collect(model, chunked.cut(model, TEXT, 65, 9), "held-out", threads=1, earlier=first, start=first.chunks)
+    assert more.chunks == 9
+
+
 def test_little_memory_changes_nothing(model: LlamaModel, matrix: Imatrix, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked, "LOGITS_BUDGET", 4 * model.n_vocab * 40)
     chunks = chunked.cut(model, TEXT, 64, 6)
@@ -95,7 +104,7 @@ def test_experts_get_the_rows_that_were_routed_to_them() -> None:
     chosen = np.array([random.permutation(3)[:used] for _ in range(count)], np.int32)  # the fourth is never used
     collector = Collector()
     collector._take_routed("blk.0.ffn_up_exps.weight", experts, given, chosen)
-    entry = collector.matrix(("x",), 10).entries["blk.0.ffn_up_exps.weight"]
+    entry = collector.matrix(("x",), 5, 10).entries["blk.0.ffn_up_exps.weight"]
     expected = np.zeros((experts, channels))
     for row, pair in zip(given[:, 0].astype(np.float64), chosen, strict=True):
         for expert in pair:
@@ -109,7 +118,7 @@ def test_weights_of_several_matrices_keep_them_apart() -> None:
     collector = Collector()
     given = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
     collector._take("w", (1, 2), given)
-    entry = collector.matrix((), 1).entries["w"]
+    entry = collector.matrix((), 1, 1).entries["w"]
     assert entry.counts.tolist() == [3]
     np.testing.assert_allclose(entry.sums.reshape(2, 4), np.square(given[0].astype(float)).sum(axis=1))
 

@@ -88,6 +88,29 @@ def test_the_same_quantization_is_recognised_and_another_is_not(home: Path, embe
     assert quantize.run(forced, RecordingContext(forced, home, model)).artefacts[0].sha256 != first.artefacts[0].sha256
 
 
+@pytest.mark.parametrize("victim", ["text", "model", "matrix"])
+def test_what_is_read_is_never_written_over(
+    home: Path, embedded_gguf: Path, text: Path, tmp_path: Path, victim: str
+) -> None:
+    source = tmp_path / "model.gguf"
+    source.write_bytes(embedded_gguf.read_bytes())
+    model = entry(source)
+    small = {"text": str(text), "context": 64, "chunks": 2, "threads": 1, "force": True}
+    matrix = ImatrixStep(model=model.name, output=str(tmp_path / "matrix.gguf"), **small)  # type: ignore[arg-type]
+    imatrix.run(matrix, RecordingContext(matrix, home, model))
+    files = {"text": text, "model": source, "matrix": tmp_path / "matrix.gguf"}
+    before = {name: file_sha256(path) for name, path in files.items()}
+    merged = {"merge": (str(files["matrix"]),)} if victim == "matrix" else {}
+    collect = ImatrixStep(model=model.name, output=str(files[victim]), **small, **merged)  # type: ignore[arg-type]
+    with pytest.raises(OutputError, match="is the input"):
+        imatrix.run(collect, RecordingContext(collect, home, model))
+    if victim != "matrix":
+        save = KldStep(model=model.name, base=model.name, save_base=str(files[victim]), **small)  # type: ignore[arg-type]
+        with pytest.raises(OutputError, match="is the input"):
+            kld.run(save, RecordingContext(save, home, model))
+    assert {name: file_sha256(path) for name, path in files.items()} == before
+
+
 def test_perplexity_continues_from_its_checkpoint(
     home: Path, embedded_gguf: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from lathe.engine.rag.beir import read_set
 from lathe.engine.rag.drafting import draft
 from lathe.engine.rag.evaluating import load_corpus, measure, measure_questions
 from lathe.engine.rag.profiles import is_default, profile_of
+from lathe.engine.rag.requests import SearchRequest, SearchResult
 from lathe.engine.rag.searching import Searcher
 from lathe.engine.rag.tokens import fit
 from lathe.store.rag.store import RagStore
@@ -53,6 +54,29 @@ async def test_a_set_is_loaded_once_and_measured(folder: Path, tmp_path: Path) -
             figures = (await measure(Searcher(store, embedder), test.queries, test.judgements, mode)).figures
             assert figures["ndcg@10"] == figures["mrr@10"] == figures["recall@100"] == 1.0
             assert figures["queries"] == 2
+
+
+async def test_a_question_that_stands_in_the_corpus_is_passed_over(folder: Path, tmp_path: Path) -> None:
+    with (folder / "corpus.jsonl").open("a") as file:
+        file.write(json.dumps({"_id": "q1", "text": "sleep of cats"}) + "\n")
+    test = read_set(folder)
+    with whole(tmp_path / "e.db") as store:
+        await load_corpus(store, folder, None)
+        figures = (await measure(Searcher(store), test.queries, test.judgements, "bm25")).figures
+    assert figures["mrr@10"] == 1.0
+
+
+async def test_the_slowest_of_twenty_questions_is_beyond_the_95th_percentile() -> None:
+    class Clocked:
+        seconds = 0.0
+
+        async def search(self, request: SearchRequest) -> SearchResult:
+            self.seconds += 1.0
+            return SearchResult(hits=(), mode=request.mode, timings={"total": self.seconds})
+
+    asked = {str(number): "x" for number in range(20)}
+    figures = (await measure(Clocked(), asked, {}, "bm25")).figures  # type: ignore[arg-type]
+    assert (figures["p50_ms"], figures["p95_ms"]) == (10_500.0, 19_000.0)
 
 
 async def test_golden_questions_are_judged_by_span(folder: Path, tmp_path: Path) -> None:
@@ -124,7 +148,7 @@ async def test_bm25_on_scifact_is_within_a_hundredth_of_the_published_figure(sha
     assert figures["ndcg@10"] == pytest.approx(0.679, abs=0.01)
 
 
-def test_texts_are_cut_to_the_room_at_white_space() -> None:
+def test_texts_are_cut_to_the_room_at_white_space_or_within_a_word_that_is_too_long() -> None:
     assert fit("one two three four", 2, count) == "one two"
     assert fit("one two", 5, count) == "one two"
 
@@ -132,7 +156,10 @@ def test_texts_are_cut_to_the_room_at_white_space() -> None:
         return [len(text) for text in texts]
 
     assert fit("abcdef", 3, letters) == "abc"
-    assert fit("ab cd", 1, letters) == ""
+    assert fit("ab cd", 1, letters) == "a"
+    assert fit("漢" * 1000 + " x", 512, letters) == "漢" * 512
+    assert fit("\n" + "漢" * 1000 + " x", 512, letters) == "\n" + "漢" * 511
+    assert fit("ab cd", 0, letters) == ""
 
 
 def test_profiles_of_known_families(tmp_path: Path) -> None:

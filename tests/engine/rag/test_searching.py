@@ -19,7 +19,7 @@ from lathe.engine.rag.metrics import reciprocal_rank as mrr
 from lathe.engine.rag.requests import SearchRequest
 from lathe.engine.rag.searching import Searcher
 from lathe.engine.rag.strength import background, covered, stands_out
-from lathe.store.rag import columns, documents, index, knn, resident, versions
+from lathe.store.rag import columns, documents, index, knn, resident, versions, words
 from lathe.store.rag.knn import Nearest, calibrate
 from lathe.store.rag.values import Filter
 from support.rag_embedder import IDENTITY, WordEmbedder
@@ -113,6 +113,12 @@ async def test_what_is_not_there_is_told_from_what_is(searcher: Searcher) -> Non
     assert covered(searcher.store, "cats hunt", hit) == 1.0
     assert covered(searcher.store, "cats hunt submarines", hit) < 0.6
     assert covered(searcher.store, "???", hit) == 0.0
+
+
+def test_letters_that_only_python_folds_are_covered(tmp_path: Path) -> None:
+    with make(tmp_path / "s.db", {"a.md": ["Die Straße ist nass."]}, None) as store:
+        [(passage, _)] = store.read(lambda db: words.search(db, "STRAẞE", 10))
+        assert covered(store, "die Straße", passage) == 1.0
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +283,12 @@ def test_metrics_of_known_rankings() -> None:
     figures = evaluate({"q": ["a"]}, {"q": {"a": 1}, "missing": {"z": 1}, "empty": {"z": 0}})
     assert figures["recall@10"] == 0.5 and figures["queries"] == 2
     assert evaluate({}, {}) == {}
+
+
+def test_a_query_that_is_a_document_is_not_its_own_answer() -> None:
+    run, judgements = {"q1": ["q1", "d"]}, {"q1": {"d": 1}}
+    assert evaluate(run, judgements)["ndcg@10"] == 1.0
+    assert evaluate(run, judgements, ignore_identical_ids=False)["mrr@10"] == 0.5
 
 
 def test_random_rankings_are_bounded() -> None:

@@ -6,9 +6,11 @@ import asyncio
 import random
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
+from lathe.engine.jobs.rag_stores import open_for_writing
 from lathe.engine.local import LocalWorkbench
 from lathe.engine.paths import Home
 from lathe.engine.rag.building import Builder
@@ -27,6 +29,7 @@ from support.nursery import Nursery
 from support.rag_embedder import TextReader, WordEmbedder
 from support.rag_stores import make
 from support.rag_work import SETTINGS
+from support.waiting import until
 
 TEXTS = {"a.md": ["cats sleep all day", "dogs bark at night"], "b.md": ["the scheduler batches prompts"]}
 
@@ -259,3 +262,31 @@ def test_f15_f27_a_workspace_database_is_no_store(tmp_path: Path) -> None:
     Database.open(tmp_path / "lathe.db").close()
     with pytest.raises(StoreCorrupt, match="another program"):
         Database.open(tmp_path / "lathe.db", schema=RAG)
+
+
+async def test_a_job_cancelled_while_its_store_opens_leaves_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, opened, go_on = tmp_path / "a.db", threading.Event(), threading.Event()
+    create = RagStore.create
+
+    def slowly(path: Path, settings: StoreSettings) -> RagStore:
+        store = create(path, settings)
+        opened.set()
+        go_on.wait(30)
+        return store
+
+    async def use() -> None:
+        async with open_for_writing(path, StoreSettings(name="a")):
+            raise AssertionError
+
+    monkeypatch.setattr(RagStore, "create", slowly)
+    job = asyncio.create_task(use())
+    await until(opened.is_set)
+    job.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.wait({job})
+    assert job.cancelled()
+    async with open_for_writing(path):
+        pass

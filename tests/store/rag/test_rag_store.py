@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lathe.store import driver
 from lathe.store.database import Database
 from lathe.store.errors import NotFound, StoreCorrupt, StoreError, StoreLocked
 from lathe.store.rag import columns, documents, index, questions, versions, words
 from lathe.store.rag.filters import allowed
 from lathe.store.rag.resident import Resident
-from lathe.store.rag.schema import RAG
+from lathe.store.rag.schema import RAG, m003_words
 from lathe.store.rag.store import RagStore, remove_file
 from lathe.store.rag.values import FileError, Filter, Question, Relevant, StoreSettings, is_store_name
+from sqlite_utils import Database as Connection
 from support.rag_stores import EMBEDDER, cut, document, embed, make, vector
 
 TEXTS = {
@@ -62,6 +66,33 @@ def test_words_are_found_by_stem_and_never_obeyed(store: RagStore) -> None:
     assert store.read(lambda db: words.search(db, '"" ()', 10)) == []
 
 
+def found_by_itself(text: str) -> bool:
+    db = Connection(driver.memory())
+    m003_words(db)
+    words.add(db, [(1, "", text)])
+    found = all(words.search(db, term, 1) for term in words.terms(text))
+    db.close()
+    return found
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Straße STRAẞE", "ŉ ΐ ΰ և", "ﬁn ﬀ ﬅ", "İSTANBUL Iğdır ı", "ΟΔΟΣ οδός ς", "ᏣᎳᎩ ꮳꮃꭹ", "Ქართული ქართული", "ǅ ʼn"],
+)
+def test_words_are_found_however_python_would_fold_them(text: str) -> None:
+    assert found_by_itself(unicodedata.normalize("NFC", text))
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(st.characters(categories=("L", "M", "N")), max_size=8), max_size=6))
+def test_every_word_that_is_put_in_is_found_again(texts: list[str]) -> None:
+    assert found_by_itself(unicodedata.normalize("NFC", " ".join(f"a{text}" for text in texts)))
+
+
+def test_a_question_asks_for_each_word_once() -> None:
+    assert words.terms("Cat, cat CAT dog") == ["Cat", "dog"]
+
+
 def test_vectors_are_candidates_of_the_index_and_of_the_resident(store: RagStore) -> None:
     texts = passage_texts(store)
     target = next(i for i, text in texts.items() if text.startswith("quantization"))
@@ -94,6 +125,9 @@ def test_filters_bind_every_value(tmp_path: Path) -> None:
         assert found(Filter(metadata={"author": "Ann'); --"})) == {"x/a.md"}
         assert found(Filter(partitions=("p",), languages=("en",))) == set()
         assert found(Filter(media_types=("application/pdf",), without_flags=("injection",))) == {"y/b.pdf"}
+        many = tuple(f"other/{number}" for number in range(5000))
+        assert found(Filter(paths=(*many, "x/*"), languages=(*many, "en"), without_flags=many)) == {"x/a.md"}
+        assert found(Filter(metadata={"author": "Ann'); --"} | dict.fromkeys(many, "x"))) == set()
 
 
 def test_a_changed_document_keeps_the_vectors_of_unchanged_passages(store: RagStore) -> None:

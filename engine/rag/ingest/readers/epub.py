@@ -25,7 +25,7 @@ def read_epub(source: Source, notes: Notes) -> Iterator[Piece]:
     """Yield the blocks of every chapter in the order of the spine."""
     archive = open_archive(source.file)
     package_path, package = _package(archive)
-    notes.parser = f"lathe epub 1, lxml {library('lxml.etree').__version__}"
+    notes.parser = f"lathe epub 2, lxml {library('lxml.etree').__version__}"
     for name in ("title", "creator", "language", "publisher", "date", "description"):
         notes.say(name, package.findtext(f".//{_DC}{name}"))
     notes.title = notes.metadata.get("title", "")

@@ -16,7 +16,7 @@ from lathe.engine.rag.values import BlockKind, Piece
 
 _INVISIBLE = re.compile(
     r"display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse)|(?<![-\w])opacity\s*:\s*0*(?:\.0+)?(?:\s*;|\s*$|\s*!)"
-    r"|font-size\s*:\s*0*(?:\.\d+)?(?:px|pt|em|rem|%)?(?:\s*;|\s*$|\s*!)"
+    r"|(?<![-\w])font-size\s*:\s*(?:(?:0+(?:\.0+)?|\.0+)(?:[a-z]+|%)?|0*\.\d+p[xt])(?:\s*;|\s*$|\s*!)"
     r"|text-indent\s*:\s*-\d{3,}|(?:left|top)\s*:\s*-\d{4,}",
     re.IGNORECASE,
 )
@@ -229,7 +229,7 @@ def _cell_text(cell: Any) -> str:
 
 
 def _collapse(text: str) -> str:
-    text = re.sub(r"[ \t\r\f\u00a0]*\n\s*", "\n", text)
-    text = re.sub(r"[ \t\r\f\u00a0]+", " ", text).strip()
+    text = re.sub(r"[ \t\r\f\u00a0]+", " ", text)
+    text = re.sub(r" ?\n\s*", "\n", text).strip()
     text = re.sub(r"^- ?\n", "- ", text)
     return "" if text in ("-", "•") else text

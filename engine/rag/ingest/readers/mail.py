@@ -14,7 +14,7 @@ from email.message import EmailMessage
 from typing import Any, BinaryIO
 
 from lathe.engine.errors import LatheError
-from lathe.engine.rag.ingest.encoding import decode
+from lathe.engine.rag.ingest.encoding import Decoded, decode
 from lathe.engine.rag.ingest.errors import DocumentError, NoText
 from lathe.engine.rag.ingest.readers.base import MAX_DEPTH, Notes, Source, library, too_much_text
 from lathe.engine.rag.ingest.readers.html import clear_hidden, parse_html, walk_blocks
@@ -31,13 +31,13 @@ ReadInside = Callable[[Source, Notes], Iterator[Piece]]
 
 def read_eml(source: Source, notes: Notes, inside: ReadInside) -> Iterator[Piece]:
     """Yield one message: its headers, its text, its attachments."""
-    notes.parser = "lathe mail 1"
+    notes.parser = "lathe mail 2"
     yield from _message(source.file.read(), source, notes, inside, ())
 
 
 def read_mbox(source: Source, notes: Notes, inside: ReadInside) -> Iterator[Piece]:
     """Yield every message of a mailbox, one page each; the mailbox is never in memory as a whole."""
-    notes.parser = "lathe mail 1"
+    notes.parser = "lathe mail 2"
     for number, data in enumerate(_messages(source.file), 1):
         if len(data) > notes.limits.output_chars:
             notes.skip(f"message {number} is larger than {notes.limits.output_chars:,} bytes")
@@ -79,9 +79,12 @@ def _message(data: bytes, source: Source, notes: Notes, inside: ReadInside, base
     yield from _headers(headers, notes, base)
     path = (*base, headers["subject"]) if headers["subject"] else base
     try:
-        body = message.get_body(preferencelist=("plain", "html"))
+        body = _body(message)
         yield from _text(body, notes, path)
-        parts = list(message.iter_attachments()) if message.is_multipart() else []
+        if message.get_content_maintype() == "multipart":
+            parts = list(message.iter_attachments())
+        else:
+            parts = [message] if body is None else []  # a scanner's mail is the PDF itself
     except (ValueError, LookupError, AttributeError, RecursionError) as error:
         notes.skip(f"body: {type(error).__name__}: {str(error)[:200]}")
         parts = []
@@ -110,11 +113,22 @@ def _header(message: Any, name: str) -> str:
         return " ".join(str(raw).split())
 
 
+def _body(message: Any) -> Any:
+    """The part to read: plain text, or the HTML where that says nothing."""
+    body = message.get_body(preferencelist=("plain", "html"))
+    if body is None or _decoded(body).text.strip():
+        return body
+    return message.get_body(preferencelist=("html",)) or body
+
+
+def _decoded(body: Any) -> Decoded:
+    return decode(body.get_payload(decode=True) or b"", body.get_content_charset())
+
+
 def _text(body: Any, notes: Notes, path: tuple[str, ...]) -> Iterator[Piece]:
     if body is None:
         return
-    payload = body.get_payload(decode=True) or b""
-    decoded = decode(payload, body.get_content_charset())
+    decoded = _decoded(body)
     if decoded.replaced:
         notes.flags["replaced"] += decoded.replaced
     if body.get_content_subtype() == "html":

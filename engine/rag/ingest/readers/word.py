@@ -18,6 +18,7 @@ from lathe.engine.rag.values import Piece
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
 _BLANKS = {f"{_W}tab": "\t", f"{_W}br": "\n", f"{_W}cr": "\n", f"{_W}noBreakHyphen": "-"}
+_WRAPPERS = frozenset({f"{_W}sdt", f"{_W}sdtContent", f"{_W}ins", f"{_W}customXml", f"{_W}smartTag"})
 _PASSED = frozenset({f"{_W}del", f"{_W}moveFrom", f"{_W}pPr", f"{_W}rPr", f"{_W}instrText", f"{_W}delText"})
 _HEADING = re.compile(r"(?:heading|überschrift|titre|título|titolo|rubrik|kop)\s*([1-9])", re.IGNORECASE)
 _EXTRAS = ("footnotes", "endnotes")
@@ -41,9 +42,9 @@ def read_word(source: Source, notes: Notes) -> Iterator[Piece]:
     notes.title = notes.metadata.get("title", "")
     levels = _levels(document)
     outline = Outline()
-    for element in _blocks(document.element.body):
+    for element in _children(document.element.body, f"{_W}p", f"{_W}tbl"):
         if element.tag == f"{_W}tbl":
-            rows = [[_text(cell, notes) for cell in row.iter(f"{_W}tc")] for row in element.iter(f"{_W}tr")]
+            rows = [[_text(cell, notes) for cell in _children(row, f"{_W}tc")] for row in _children(element, f"{_W}tr")]
             yield from table_pieces(rows, heading_path=outline.path)
             continue
         text = _text(element, notes).strip("\n")
@@ -58,14 +59,14 @@ def read_word(source: Source, notes: Notes) -> Iterator[Piece]:
     yield from _apart(document, notes)
 
 
-def _blocks(body: Any) -> Iterator[Any]:
-    """Paragraphs and tables, also those inside content controls, with the outermost table only."""
-    waiting = list(reversed(body))
+def _children(parent: Any, *kinds: str) -> Iterator[Any]:
+    """The children of some kinds, also those inside content controls; what a child holds is its own, tables too."""
+    waiting = list(reversed(parent))
     while waiting:
         element = waiting.pop()
-        if element.tag in (f"{_W}p", f"{_W}tbl"):
+        if element.tag in kinds:
             yield element
-        elif element.tag in (f"{_W}sdt", f"{_W}sdtContent", f"{_W}ins", f"{_W}customXml", f"{_W}smartTag"):
+        elif element.tag in _WRAPPERS:
             waiting.extend(reversed(element))
 
 

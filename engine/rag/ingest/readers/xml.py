@@ -32,15 +32,19 @@ def read_xml(source: Source, notes: Notes) -> Iterator[Piece]:
         for entry in entries:
             yield from _entry(entry, notes)
         return
-    for element in root.iter():
-        text = " ".join("".join(element.itertext()).split()) if _is_leaf(element) else ""
-        yield Piece(text, "paragraph", None, ())
+    waiting = [root]
+    while waiting:
+        element = waiting.pop()
+        if _is_leaf(element):
+            yield Piece(" ".join("".join(element.itertext()).split()), "paragraph", None, ())
+        else:
+            waiting.extend(reversed(element))
 
 
 def _tree(source: Source, notes: Notes) -> Any:
     parse = library("defusedxml.ElementTree")
     forbidden = library("defusedxml.common").DefusedXmlException
-    notes.parser = "lathe xml 1"
+    notes.parser = "lathe xml 2"
     try:
         text = read_text(source, notes)
         head, mark, rest = text.lstrip().partition("?>")
@@ -76,7 +80,7 @@ def _entry(entry: Any, notes: Notes) -> Iterator[Piece]:
 
 
 def _is_leaf(element: Any) -> bool:
-    """It holds words of its own, and no element above it does: mixed content stays together."""
+    """It holds words of its own: with those of the elements inside of it, it is one text."""
     return bool((element.text or "").strip()) or any((child.tail or "").strip() for child in element)
 
 

@@ -125,8 +125,14 @@ def test_the_report() -> None:
 
 def test_lengths() -> None:
     lengths = measure_lengths([100] * 50 + [120] * 50 + [2, 3000])
-    assert (lengths.least, lengths.p50, lengths.most) == (2, 120, 3000)
+    assert (lengths.least, lengths.p50, lengths.most) == (2, 100, 3000)
     assert (lengths.short_outliers, lengths.long_outliers) == (1, 1)
     assert sum(bar.count for bar in lengths.histogram) == 102
     assert all(bar.high is None or bar.low < bar.high for bar in lengths.histogram)
     assert measure_lengths([]).p50 is None
+
+
+@pytest.mark.parametrize(("count", "middle", "high"), [(1, 1, 1), (2, 1, 2), (19, 10, 19), (20, 10, 19), (100, 50, 95)])
+def test_quantiles_are_of_the_nearest_rank(count: int, middle: int, high: int) -> None:
+    lengths = measure_lengths(list(range(count, 0, -1)))
+    assert (lengths.p50, lengths.p95) == (middle, high)

@@ -6,6 +6,7 @@ import email.message
 import io
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from lathe.engine.rag.ingest.document import parse
 from lathe.engine.rag.ingest.readers.base import Notes, Source
 from lathe.engine.rag.ingest.recognise import FORMATS
 from lathe.engine.rag.values import ParsedDocument, ReadLimits
-from support.hostile_documents import PNG, docx_with, epub_with, pdf, stream
+from support.hostile_documents import PNG, docx_with, epub_with, pdf, pdf_text, stream
 
 pytest.importorskip("trafilatura")
 
@@ -83,6 +84,34 @@ def test_html_without_what_nobody_sees() -> None:
     assert ("paragraph", "White on black.", None, ("Top",)) in blocks(document)
     assert ("row", "Name: Ada; Born: 1815", None, ("Top", "Data")) in blocks(document)
     assert ("code", "a\n  b", None, ("Top", "Data")) in blocks(document)
+
+
+@pytest.mark.parametrize(
+    ("size", "seen"),
+    [
+        ("0.9em", True), (".875rem", True), ("0.8rem", True), ("0.5%", True), ("1px", True), ("10pt", True),
+        ("", True), ("0", False), ("0.0px", False), (".0em", False), ("0 ; color: red", False), ("00vw", False),
+        ("0 !important", False), ("0%", False), ("0.9px", False), (".5pt;", False), ("0.1PX!important", False),
+    ],
+)  # fmt: skip
+def test_small_print_is_read_and_text_without_a_size_is_not(size: str, seen: bool) -> None:
+    html = f"<html><body><p>Seen.</p><p style='font-size: {size}'>Printed.</p></body></html>"
+    message = mail("S", "")
+    message.set_content(html, subtype="html")
+    for document in (read("a.html", html), read("a.epub", epub_with(html)), read("a.eml", message.as_bytes())):
+        assert ("Printed." in document.text) is seen
+        assert document.flags == ({} if seen else {"hidden": 1})
+
+
+def test_the_font_size_of_another_property_hides_nothing() -> None:
+    page = "<html><body><p style='mso-ansi-font-size:0pt; --font-size:0'>Printed.</p></body></html>"
+    assert read("a.html", page).text == "Printed."
+
+
+def test_a_long_run_of_blanks_in_a_page_takes_no_time() -> None:
+    began = time.process_time()
+    assert read("a.html", f"<p>One{' ' * 100_000}two \t \n \n three</p>").text == "One two\nthree"
+    assert time.process_time() - began < 2.0
 
 
 def test_html_article_without_its_frame() -> None:
@@ -231,6 +260,28 @@ def test_docx_under_review() -> None:
     assert [text for _, text, _, _ in blocks(document)] == ["Old new", "Controlled"]
 
 
+def test_a_table_in_a_table_of_a_docx_is_part_of_its_cell() -> None:
+    space = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+
+    def cell(text: str, more: str = "") -> str:
+        return f"<w:tc><w:p><w:r><w:t>{text}</w:t></w:r></w:p>{more}</w:tc>"
+
+    def controlled(content: str) -> str:
+        return f"<w:sdt><w:sdtPr/><w:sdtContent>{content}</w:sdtContent></w:sdt>"
+
+    inner = f"<w:tbl><w:tr>{cell('Left')}{cell('Right')}</w:tr><w:tr>{cell('Low')}{cell('Last')}</w:tr></w:tbl>"
+    rows = (
+        f"<w:tr>{cell('Name')}{controlled(cell('Note'))}</w:tr><w:tr>{cell('Ada')}{cell('Own', inner)}</w:tr>"
+        + controlled(f"<w:tr>{cell('Alan')}{cell('None')}</w:tr>")
+    )
+    body = f"<w:body><w:tbl>{rows}</w:tbl></w:body>"
+    document = read("a.docx", docx_with(f"<w:document {space}>{body}</w:document>"))
+    assert [text for _, text, _, _ in blocks(document)] == [
+        "Name: Ada; Note: Own Left Right Low Last",
+        "Name: Alan; Note: None",
+    ]
+
+
 def test_pptx() -> None:
     pptx = pytest.importorskip("pptx")
     deck = pptx.Presentation()
@@ -363,6 +414,28 @@ def test_mail_with_attachments() -> None:
     assert document.skipped == ("attachment p.png: an image, not a document",)
 
 
+@pytest.mark.parametrize("blank", ["", " \n\n", "\u00a0\n"])
+def test_a_mail_whose_plain_part_says_nothing_is_read_from_its_html(blank: str) -> None:
+    message = mail("S", blank)
+    message.add_alternative("<p>Said in HTML.</p>", subtype="html")
+    assert ("paragraph", "Said in HTML.", None, ("S",)) in blocks(read("a.eml", message.as_bytes()))
+    assert "S" in read("a.eml", mail("S", blank).as_bytes()).text
+
+
+def test_a_mail_that_is_a_document_itself_is_read_as_its_attachment() -> None:
+    message = mail("Scan", "")
+    message.set_content(pdf_text("Scanned words"), maintype="application", subtype="pdf", filename="scan.pdf")
+    assert ("paragraph", "Scanned words", 1, ("Scan", "scan.pdf")) in blocks(read("a.eml", message.as_bytes()))
+    message.set_content(PNG, maintype="image", subtype="png")
+    assert read("a.eml", message.as_bytes()).skipped == ("attachment image/png: an image, not a document",)
+    message.set_content(mail("Inner", "Inside text."))
+    found = blocks(read("a.eml", message.as_bytes()))
+    assert ("paragraph", "Inside text.", None, ("Scan", "message/rfc822.eml", "Inner")) in found
+    message.set_content("name,born,note\nAda,1815,x\n", subtype="csv", disposition="attachment", filename="people.csv")
+    found = blocks(read("a.eml", message.as_bytes()))
+    assert ("record", "name: Ada; born: 1815; note: x", None, ("Scan", "people.csv")) in found
+
+
 def test_messages_in_messages_end() -> None:
     message = mail("0", "level 0")
     for level in range(1, 8):
@@ -384,6 +457,17 @@ def test_mbox() -> None:
         (1, "Message 1"),
         (2, "Message 2"),
     ]
+
+
+def test_mixed_content_of_xml_is_given_once() -> None:
+    document = read(
+        "a.xml",
+        "<book><title>Title</title><p>One <b>bold <i>and</i> brave</b> word</p><list><item>First</item><item><b>Second"
+        "</b> with more</item></list><p><b>Alone</b></p></book>",
+    )
+    assert [text for _, text, _, _ in blocks(document)] == [
+        "Title", "One bold and brave word", "First", "Second with more", "Alone",
+    ]  # fmt: skip
 
 
 def test_feed() -> None:
