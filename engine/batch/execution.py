@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+from lathe.engine.batch.places import located
 from lathe.engine.batch.plan import Plan, PlannedStep, substitute
 from lathe.engine.errors import SEVERITY, ExitCode, Failure, LatheError, TimeoutExpired, describe
 from lathe.engine.events import JobProgressed
@@ -84,7 +86,8 @@ async def _run_step(
         return result
     began = time.monotonic()
     try:
-        step = substitute(planned.step, {key: _values(result) for key, result in results.items()})
+        filled = substitute(planned.step, {key: _values(result) for key, result in results.items()})
+        step = await asyncio.to_thread(located, filled, Path.cwd())
         job, reused = await _do(step, planned, workbench, run, emit, resume)
         result = _judge(planned, tag, job, reused, time.monotonic() - began)
     except LatheError as error:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from lathe.engine.batch.gates import parse_gate
+from lathe.engine.batch.places import located
 from lathe.engine.batch.plan import load, substitute
 from lathe.engine.errors import ConfigError, MissingError
-from lathe.engine.steps import ConvertStep, QuantizeStep
+from lathe.engine.steps import ConvertStep, EvalStep, ImatrixStep, QuantizeStep
 
 GOOD_YAML = """\
 schema: 1
@@ -66,6 +67,20 @@ def test_toml_and_json_say_the_same(tmp_path: Path) -> None:
     json = load(_write(tmp_path, '{"steps": [{"run": "quantize", "model": "m", "type": "Q8_0"}]}', "plan.json"))
     assert json.steps[0].step == QuantizeStep(model="m", type="Q8_0")
     assert json.steps[0].id == "quantize-1"
+
+
+def test_paths_are_those_of_where_the_plan_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    (tmp_path / "here").mkdir()
+    (tmp_path / "s.yaml").write_text("")
+    step = ImatrixStep(model="here", text="notes.txt", merge=("a.gguf", "/b.gguf"), output="~/out.gguf")
+    assert located(step, tmp_path) == ImatrixStep(
+        model=str(tmp_path / "here"), text=str(tmp_path / "notes.txt"), merge=(str(tmp_path / "a.gguf"), "/b.gguf"),
+        output=str(tmp_path / "me" / "out.gguf"),
+    )  # fmt: skip
+    named = EvalStep(suite="stdlib", model="stdlib-4m")
+    assert located(named, tmp_path) == named
+    assert located(EvalStep(suite="s.yaml", model="m"), tmp_path).suite == str(tmp_path / "s.yaml")  # type: ignore[union-attr]
 
 
 def test_references_are_filled_in_from_earlier_results(tmp_path: Path) -> None:
