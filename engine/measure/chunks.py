@@ -25,6 +25,11 @@ BATCH_TOKENS = 2048
 Tokens = npt.NDArray[np.int32]
 
 
+def broken() -> DataError:
+    """What a model with damaged weights is told by; figures of it would mean nothing."""
+    return DataError("the model computes values that are no numbers; its weights are broken")
+
+
 class Block(msgspec.Struct, frozen=True):
     """Rows of logits with the token that really came next."""
 
@@ -94,11 +99,27 @@ class Chunks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_text(path: Path) -> bytes:
-    """The text of a file, without the newline that ends it."""
+    """The text of a file, byte by byte, without the newline that ends it.
+
+    Raises:
+        DataError: it is no UTF-8, of which native tokenizers die, or holds zero bytes, as other encodings do.
+    """
     try:
-        return path.read_bytes().removesuffix(b"\n")
+        text = path.read_bytes().removesuffix(b"\n")
     except FileNotFoundError as error:
         raise MissingError(f"no text at {path}") from error
+    try:
+        text.decode("utf-8")
+        at = text.find(0)
+    except UnicodeDecodeError as error:
+        at = error.start
+    if at >= 0:
+        raise DataError(
+            f"{path} is no UTF-8 text: byte {at:,} is 0x{text[at]:02x}",
+            hint="`iconv -f LATIN1 -t UTF-8` (or UTF-16, ...) makes one of a text in another encoding",
+            code="E_ENCODING",
+        )
+    return text
 
 
 def check_length(model: LlamaModel, tokens: int) -> None:

@@ -109,7 +109,7 @@ class Collector:
 def _squares(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     sums: npt.NDArray[np.float64] = np.einsum("ij,ij->j", rows, rows, dtype=np.float32).astype(np.float64)
     if not np.isfinite(sums).all():
-        raise DataError("the model computes values that are no numbers; its weights are broken")
+        raise chunked.broken()
     return sums
 
 

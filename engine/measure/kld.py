@@ -91,6 +91,8 @@ def measure(
         for block, reference, logits in _together(base, context, chunks, start):
             rows = np.empty((len(block.targets), 4), np.float32)
             slicer.each(len(rows), chunks.n_vocab, partial(_compare, block, reference, floor, rows))
+            if not np.isfinite(rows).all():
+                raise chunked.broken()
             parts.append(rows)
             if save is not None and logits is not None:
                 save.write(logits)

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from lathe.engine.errors import DataError
-from lathe.engine.measure.chunks import Chunks
+from lathe.engine.measure.chunks import Chunks, broken
 from lathe.engine.measure.imatrix import Run
 from lathe.engine.native.llama import LlamaContext, LlamaModel
 from lathe.engine.native.tensors import F32, GgmlTensor, operations, values, weight_name
@@ -64,7 +63,7 @@ class MomentCollector:
         rows = values(given).reshape(-1, given.ne[0])
         product = rows.T @ rows
         if not np.isfinite(product).all():
-            raise DataError("the model computes values that are no numbers; its weights are broken")
+            raise broken()
         self._counts[name] = self._counts.get(name, 0) + len(rows)
         if name in self._sums:
             self._sums[name] += product

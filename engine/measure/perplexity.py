@@ -47,7 +47,9 @@ class Moments(msgspec.Struct):
     squares: float = 0.0
 
     def add(self, values: Doubles) -> None:
-        """Take in values."""
+        """Take in values; raises `DataError` where they are no numbers."""
+        if not np.isfinite(values).all():
+            raise chunked.broken()
         self.count += values.size
         self.total += float(values.sum())
         self.squares += float(np.square(values).sum())

@@ -21,14 +21,15 @@ from lathe.quantize.artefact import new_artefact
 from lathe.quantize.checkpoint import PICKLES, Checkpoint, open_weights, pickled, read_json
 from lathe.quantize.convert.convert import ConversionReport, OutType
 from lathe.quantize.convert.encode import Floats
-from lathe.quantize.convert.family import Rule
-from lathe.quantize.convert.hparams import Hparams
+from lathe.quantize.convert.family import Family, Rule
+from lathe.quantize.convert.hparams import Hparams, shared_facts
 from lathe.quantize.convert.identity import describe
 from lathe.quantize.convert.names import Names
 from lathe.quantize.convert.plan import FilePlan, PlannedTensor, plan_entry, refuse_stored
 from lathe.quantize.convert.registry import family_of
+from lathe.quantize.convert.shapes import check_shapes
 from lathe.quantize.convert.stream import encoded_pieces, refusing_faults
-from lathe.quantize.convert.writer import Encoding, f32, text, u32, write_gguf
+from lathe.quantize.convert.writer import Encoding, TensorEntry, f32, text, u32, write_gguf
 from lathe.quantize.errors import CheckpointError, InputMissing, UnsupportedError
 from lathe.quantize.gguf.header import read_header
 from lathe.quantize.progress import Report, silent
@@ -38,6 +39,7 @@ from lathe.quantize.types import FILE_TYPES
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _HALF = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(?:embedding_)?([AB])(?:\.default)?(?:\.weight)?")
 _EMBEDDING = "token_embd"
+_LAYER = re.compile(r"blk\.(\d+)\.")
 _LONGEST_PATTERN = 200
 
 
@@ -85,6 +87,7 @@ def plan_adapter(source: Path, *, base: Path | None = None, outtype: OutType = "
     kind = Encoding.F16 if outtype == "auto" else Encoding[outtype.upper()]
     alpha = _scale(settings, pairs[0]) * pairs[0].rank
     names = Names(family)
+    _check_base(family, hparams, pairs, names)
     return AdapterPlan(
         architecture=family.arch,
         kind=kind,
@@ -192,6 +195,20 @@ def _pairs(tensors: Mapping[str, TensorInfo]) -> list[Pair]:
         if len(pair) != 2 or pair["A"].shape[0] != pair["B"].shape[1]:
             raise CheckpointError(f"the adapter's matrices for {name!r} do not fit together")
     return [Pair(name, pair["A"], pair["B"]) for name, pair in halves.items()]
+
+
+def _check_base(family: Family, hparams: Hparams, pairs: list[Pair], names: Names) -> None:
+    """Raise `CheckpointError` where the adapter changes other weights than the base model has."""
+    facts = shared_facts(hparams) | family.facts(hparams)
+    changed = []
+    for pair in pairs:
+        target, _ = names.find(f"{pair.name}.weight") or ("", None)
+        layer = _LAYER.match(target)
+        if layer is not None and int(layer[1]) >= hparams.layers:
+            raise CheckpointError(f"the adapter changes {pair.name!r}, and the base has {hparams.layers} layers")
+        if layer is not None:
+            changed.append(TensorEntry(target, (pair.up.shape[0], pair.down.shape[1]), Encoding.F16))
+    check_shapes(family.arch, {f"{family.arch}.{key}": value for key, value in facts.items()}, changed, 0)
 
 
 def _scale(settings: Mapping[str, Any], pair: Pair) -> float:

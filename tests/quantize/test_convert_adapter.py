@@ -105,6 +105,22 @@ def test_embeddings_are_turned_for_lookup(tmp_path: Path, base: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("halves", "match"),
+    [
+        (pair("model.layers.0.self_attn.q_proj", 128, 64), "has the shape 128x64"),
+        (pair("model.layers.0.self_attn.q_proj", 64, 128), "has the shape 64x128"),
+        (pair("model.layers.7.self_attn.q_proj", 64, 64), "the base has 2 layers"),
+    ],
+)
+def test_an_adapter_of_another_base_is_refused(
+    tmp_path: Path, base: Path, halves: dict[str, np.ndarray], match: str
+) -> None:
+    with pytest.raises(CheckpointError, match=match):
+        convert_adapter(write_adapter(tmp_path / "adapter", halves), tmp_path / "out.gguf", base=base)
+    assert not (tmp_path / "out.gguf").exists()
+
+
+@pytest.mark.parametrize(
     ("change", "error", "match"),
     [
         ({"peft_type": "IA3"}, UnsupportedError, "IA3"),

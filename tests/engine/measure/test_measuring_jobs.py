@@ -94,6 +94,7 @@ def test_what_is_read_is_never_written_over(
 ) -> None:
     source = tmp_path / "model.gguf"
     source.write_bytes(embedded_gguf.read_bytes())
+    text = text.rename(tmp_path / "notes.gguf")
     model = entry(source)
     small = {"text": str(text), "context": 64, "chunks": 2, "threads": 1, "force": True}
     matrix = ImatrixStep(model=model.name, output=str(tmp_path / "matrix.gguf"), **small)  # type: ignore[arg-type]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import GGUFReader
 from hypothesis import given
 from hypothesis import strategies as st
 from lathe.engine.embedded import HELD_OUT_TEXT
 from lathe.engine.errors import DataError, MissingError
 from lathe.engine.measure import chunks as chunked
+from lathe.engine.measure import kld
 from lathe.engine.measure.chunks import read_text
 from lathe.engine.measure.logprobs import Slicer, negative_log_likelihood
 from lathe.engine.measure.perplexity import Moments, Perplexity, measure, perplexity
@@ -90,6 +93,26 @@ def test_little_memory_changes_the_batches_and_not_the_figure(
 
 
 @pytest.mark.native
+def test_a_model_that_computes_no_numbers_has_no_figures(tmp_path: Path, embedded_gguf: Path) -> None:
+    """A perplexity of null would pass for a measured one."""
+    path = tmp_path / "nan.gguf"
+    (norm,) = (tensor for tensor in GGUFReader(embedded_gguf).tensors if tensor.name == "output_norm.weight")
+    data = bytearray(embedded_gguf.read_bytes())
+    data[norm.data_offset : norm.data_offset + 4] = np.float32(np.nan).tobytes()
+    path.write_bytes(data)
+    with LlamaModel(path) as broken, LlamaModel(embedded_gguf) as whole:
+        chunks = chunked.cut(broken, TEXT, 64, 2)
+        with pytest.raises(DataError, match="no numbers"):
+            run(broken, chunks)
+        with (
+            LlamaContext(whole, chunks.options(threads=1)) as base,
+            LlamaContext(broken, chunks.options(threads=1)) as context,
+            pytest.raises(DataError, match="no numbers"),
+        ):
+            kld.measure(base, context, chunks)
+
+
+@pytest.mark.native
 @pytest.mark.parametrize("n_ctx", [128, 33])
 def test_wherever_it_stops_no_token_is_scored_twice(
     model: LlamaModel, monkeypatch: pytest.MonkeyPatch, n_ctx: int
@@ -100,9 +123,8 @@ def test_wherever_it_stops_no_token_is_scored_twice(
     stops: list[tuple[int, Moments]] = []
     with LlamaContext(model, chunks.options(threads=1)) as context:
         whole = perplexity(
-            context, chunks,
-            progress=lambda done, _total, _figure, sums: stops.append((done, Moments(sums.count, sums.total, sums.squares))),
-        )  # fmt: skip
+            context, chunks, progress=lambda done, _total, _figure, sums: stops.append((done, copy(sums)))
+        )
         assert [done for done, _ in stops][-1] == 3
         for done, sums in stops[:-1]:
             assert sums.count == done * chunks.rows
