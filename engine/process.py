@@ -117,7 +117,7 @@ class ExitCause(msgspec.Struct, frozen=True):
 OUT_OF_MEMORY = "ran out of memory"
 _NO_MEMORY = re.compile(r"(?i)std::bad_alloc|MemoryError|out of memory|cannot allocate memory|failed to allocate")
 _TELLING = re.compile(r"(?i)assert|error|fail|what\(\)|abort|out of memory")
-_SIGNALS = {
+_SIGNALS: dict[int, str] = {
     signal.SIGSEGV: "crashed (segmentation fault)",
     signal.SIGABRT: "crashed (abort)",
     signal.SIGFPE: "crashed (arithmetic error)",
@@ -143,7 +143,8 @@ def explain(status: int, tail: Sequence[str] = (), *, requested: bool = False, o
     elif (number == signal.SIGKILL and oom_killed) or (number == signal.SIGABRT and memory):
         reason = OUT_OF_MEMORY
     else:
-        reason = _SIGNALS.get(signal.Signals(number), f"died of {signal.Signals(number).name}")
+        name = next((one.name for one in signal.Signals if one == number), f"signal {number}")  # real-time: no names
+        reason = _SIGNALS.get(number, f"died of {name}")
     return ExitCause(None, number, reason, requested, lines)
 
 

@@ -30,8 +30,15 @@ class WireError(InternalError):
 
 
 def frame(message: object) -> bytes:
-    """Encode one message with its length prefix."""
-    body = _ENCODER.encode(message)
+    """Encode one message with its length prefix.
+
+    Raises:
+        WireError: it is longer than a frame may be, or holds a text or a number that cannot travel.
+    """
+    try:
+        body = _ENCODER.encode(message)
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise WireError(f"a message cannot be encoded: {error}") from error
     if len(body) > MAX_FRAME:
         raise WireError(f"a message of {len(body)} bytes exceeds the frame limit of {MAX_FRAME}")
     return _LENGTH.pack(len(body)) + body
@@ -65,7 +72,7 @@ class Decoder(Generic[Incoming]):
     def _decoded(self, body: bytes) -> Incoming:
         try:
             message: Incoming = self._decode(body)
-        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
             raise WireError(f"the peer sent something that is no message: {error}") from error
         return message
 

@@ -80,7 +80,7 @@ def secret_of(entry: ModelEntry) -> str | None:
     """The key of a remote model; None where it has none, and for models that are files.
 
     Raises:
-        ConfigError: the variable is not set, or the file is empty.
+        ConfigError: the variable is not set, or the file is empty or cannot be read.
         MissingError: there is no such file. PolicyError: others may read it.
     """
     reference = entry.recipe.get(KEY) if entry.format == "remote" else None
@@ -108,6 +108,8 @@ def _read(path: Path, entry: ModelEntry) -> str:
             data = file.read(_MAX_BYTES)
     except FileNotFoundError as error:
         raise MissingError(f"{entry.name}: its key file {path} is not there") from error
+    except OSError as error:
+        raise ConfigError(f"{entry.name}: its key file {path} cannot be read: {error.strerror}") from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise PolicyError(f"{entry.name}: others may read its key file {path}", hint=f"chmod 600 {path}")
     secret = data.decode("utf-8", "replace").strip()

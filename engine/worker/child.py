@@ -31,7 +31,7 @@ from types import FrameType
 import msgspec
 from lathe.engine.errors import BusyError, Cancelled, ExitCode, LatheError, UnavailableError, describe
 from lathe.engine.generation import Delta, Usage
-from lathe.engine.wire import WireError, receive_blocking
+from lathe.engine.wire import WireError, frame, receive_blocking
 from lathe.engine.worker.backends.protocol import Ask, Backend, Lookup
 from lathe.engine.worker.backends.registry import backend_for, create
 from lathe.engine.worker.messages import (
@@ -108,20 +108,25 @@ class Exchanges:
                 self._unwanted.add(request)
 
     def send(self, messages: Sequence[FromWorker]) -> None:
-        """Send what belongs to open requests; `Done` and `Failed` close theirs."""
+        """Send what belongs to open requests; `Done` and `Failed` close theirs, and so does what cannot travel."""
         with self._lock:
-            passed = []
+            frames = []
             for message in messages:
                 request = message.id  # type: ignore[union-attr]  # Loading, Ready and Beat do not come this way
                 if request not in self._open:
                     continue
-                if isinstance(message, Done | Failed):
+                over = isinstance(message, Done | Failed)
+                try:
+                    frames.append(frame(message))
+                except WireError as error:
+                    frames.append(frame(Failed(request, describe(error))))
+                    over = True
+                if over:
                     self._open.discard(request)
                     self._unwanted.discard(request)
-                passed.append(message)
             # Under the lock, so that the end of an exchange is also last on the wire.
-            if passed:
-                self._outbox.send(passed)
+            if frames:
+                self._outbox.write(b"".join(frames))
 
 
 class Worker:
@@ -164,7 +169,7 @@ class Worker:
                 self._exchanges.start(message.id)
                 refusal = self._refusal()
                 if refusal is not None:
-                    self._exchanges.send((Failed(message.id, describe(refusal)),))
+                    self._send((Failed(message.id, describe(refusal)),))
                 else:
                     self._preparers.submit(self._prepare, message)
             case Cancel(request):
@@ -203,16 +208,16 @@ class Worker:
         assert backend is not None
         try:
             if self._exchanges.unwanted(message.id):
-                self._exchanges.send(_cancelled(message))
+                self._send(_cancelled(message))
             elif isinstance(message, Tokenize | Detokenize | Render):
-                self._exchanges.send((backend.answer(message), Done(message.id)))
+                self._send((backend.answer(message), Done(message.id)))
             else:
                 self._post(_Begin(message.id, backend.admit(message)))
         except LatheError as error:
-            self._exchanges.send((Failed(message.id, describe(error)),))
+            self._send((Failed(message.id, describe(error)),))
         except Exception as error:  # noqa: BLE001 - one request fails, with its traceback in the log
             _log.error("request %d could not be prepared: %s", message.id, _where(error))
-            self._exchanges.send((Failed(message.id, describe(error)),))
+            self._send((Failed(message.id, describe(error)),))
 
     # -- engine thread -------------------------------------------------------------------------------------------
     def _engine(self, load: Load) -> None:
@@ -221,7 +226,7 @@ class Worker:
             if backend is None:
                 return
             wait: float | None = None
-            while not (self._draining and not len(self._exchanges)):
+            while not self._over:
                 for command in self._take(wait):
                     match command:
                         case _Begin(request, work):
@@ -248,7 +253,7 @@ class Worker:
                 self._outbox.send((Loading(fraction),))
 
         try:
-            backend = create(backend_for(load.path, load.options), self._exchanges.send, load.secret)
+            backend = create(backend_for(load.path, load.options), self._send, load.secret)
             info = backend.load(load.path, load.name, load.options, progress)
         except Exception as error:  # noqa: BLE001 - the parent is told why
             failure = describe(error)
@@ -262,10 +267,10 @@ class Worker:
         return backend
 
     def _take(self, wait: float | None) -> list[_Begin | Cancel | Drain]:
-        """What has arrived; waits for something up to `wait` seconds (None: for as long as it takes)."""
+        """What has arrived; waits for it or the end, up to `wait` seconds (None: for as long as it takes)."""
         if not self._mailbox and wait != 0:
             with self._arrived:
-                self._arrived.wait_for(lambda: bool(self._mailbox), wait)
+                self._arrived.wait_for(lambda: bool(self._mailbox) or self._over, wait)
         taken = []
         while self._mailbox:
             taken.append(self._mailbox.popleft())
@@ -274,6 +279,17 @@ class Worker:
     def _post(self, command: _Begin | Cancel) -> None:
         self._mailbox.append(command)
         self._wake()
+
+    def _send(self, messages: Sequence[FromWorker]) -> None:
+        """Send answers, from any thread; the engine thread is woken by the last one of a worker that drains."""
+        self._exchanges.send(messages)
+        if self._over:
+            self._wake()
+
+    @property
+    def _over(self) -> bool:
+        """It drains, and nobody waits for an answer any more."""
+        return self._draining and not len(self._exchanges)
 
     def _wake(self) -> None:
         with self._arrived:

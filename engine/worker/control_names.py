@@ -6,7 +6,9 @@ mark afterwards was written by a user. Invariant: text without names, or parts o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -23,8 +25,8 @@ class ControlNames:
 
     def marked(self, text: str, mark: str) -> str:
         """Put `mark` wherever a name, or a part of one at an end of the text, could become a control token."""
-        for position in sorted(self._found(text), reverse=True):
-            text = text[: position + 1] + mark + text[position + 1 :]
+        cuts = [position + 1 for position in sorted(self._found(text))]
+        text = mark.join(text[start:end] for start, end in pairwise((0, *cuts, len(text))))
         longest = min(max(self._lengths, default=0), len(text) + 1)
         if any(text[-length:] in self._beginnings for length in range(1, longest)):
             text += mark
@@ -36,18 +38,29 @@ class ControlNames:
         """Cut text at its control tokens, longest names first, as llama.cpp does.
 
         Args:
-            marks: positions in the text; a name with one strictly inside was forged and stays text.
+            marks: positions in the text, sorted; a name with one strictly inside was forged and stays text.
 
         Returns:
             The parts in order; None when no name was forged, so that cutting by hand is not needed.
         """
         found = self._found(text)
-        spans = [(start, start + len(name)) for start, names in found.items() for name in names]
-        if not any(start < mark < end for mark in marks for start, end in spans):
+        spans = [(start, name) for start, names in found.items() for name in names]
+        if not any(_inside(marks, start, start + len(name)) for start, name in spans):
             return None
-        parts = [Part(0, len(text))]
-        for name in sorted({name for names in found.values() for name in names}, key=lambda name: (-len(name), name)):
-            parts = [piece for part in parts for piece in _cut(text, part, name, marks)]
+        taken = bytearray(len(text))
+        controls = []
+        for start, name in sorted(spans, key=lambda span: (-len(span[1]), span[1], span[0])):
+            end = start + len(name)
+            # What is taken is at least as long, so where it overlaps a name it covers one of its ends.
+            if not (taken[start] or taken[end - 1] or _inside(marks, start, end)):
+                taken[start:end] = bytes([1]) * len(name)
+                controls.append(Part(start, end, name))
+        parts = []
+        last = 0
+        for control in sorted(controls, key=lambda part: part.start):
+            parts += [Part(last, control.start), control]
+            last = control.end
+        parts.append(Part(last, len(text)))
         return [part for part in parts if part.end > part.start]
 
     def _found(self, text: str) -> dict[int, list[str]]:
@@ -73,16 +86,7 @@ class Part(msgspec.Struct, frozen=True):
     """The control token that it is; None: plain text."""
 
 
-def _cut(text: str, part: Part, name: str, marks: Sequence[int]) -> Iterator[Part]:
-    """Cut a plain part at each occurrence of a name that was not forged."""
-    start = search = part.start
-    if part.control is None:
-        while (at := text.find(name, search, part.end)) >= 0:
-            end = at + len(name)
-            if any(at < mark < end for mark in marks):
-                search = at + 1
-                continue
-            yield Part(start, at)
-            yield Part(at, end, name)
-            start = search = end
-    yield Part(start, part.end, part.control)
+def _inside(marks: Sequence[int], start: int, end: int) -> bool:
+    """Whether one of the sorted marks is strictly between two positions."""
+    after = bisect_right(marks, start)
+    return after < len(marks) and marks[after] < end

@@ -9,6 +9,7 @@ no left recursion, and unfolds to at most `MAX_ELEMENTS` elements.
 from __future__ import annotations
 
 import string
+from collections import defaultdict
 from collections.abc import Iterator
 
 import msgspec
@@ -92,6 +93,8 @@ class _Parser:
         self._text = text + "\0"
         self._at = 0
         self._rules: Rules = {}
+        self._most: dict[str, int] = {}
+        """Synthesised rule -> how often the most repeated thing in it occurs."""
         self._depth = 0
 
     def parse(self) -> Rules:
@@ -164,6 +167,7 @@ class _Parser:
     def _synthesise(self, owner: str, alternatives: list[Sequence]) -> str:
         name = f"{owner}({len(self._rules)})"  # no grammar can name it so
         self._rules[name] = alternatives
+        self._most[name] = max((self._times(item) for one in alternatives for item in one), default=1)
         return name
 
     def _group(self, owner: str) -> tuple[Item, int]:
@@ -177,15 +181,12 @@ class _Parser:
         self._expect(")")
         self._depth -= 1
         name = self._synthesise(owner, alternatives)
-        return Item(rule=name), max(1, max((self._times(item) for one in alternatives for item in one), default=1))
+        return Item(rule=name), self._most[name]
 
     def _times(self, item: Item) -> int:
         """How often an item of a group is repeated, groups within counted."""
         own = max(1, item.least if item.most is None else item.most)
-        if item.rule is None or "(" not in item.rule:
-            return own
-        inner = (self._times(one) for sequence in self._rules[item.rule] for one in sequence)
-        return own * max(1, max(inner, default=1))
+        return own if item.rule is None else own * self._most.get(item.rule, 1)
 
     def _repetition(self, *, nested: bool) -> tuple[int, int | None]:
         sign = self._peek()
@@ -325,13 +326,29 @@ def _sequences(rules: Rules) -> Iterator[Sequence]:
 def _may_be_empty(rules: Rules) -> set[str]:
     """Rules that can match nothing."""
     empty: set[str] = set()
-    grown = True
-    while grown:
-        grown = False
-        for name, alternatives in rules.items():
-            if name not in empty and any(all(_skippable(item, empty) for item in one) for one in alternatives):
-                empty.add(name)
-                grown = True
+    missing: dict[tuple[str, int], int] = {}
+    """Alternative -> rules in it that are not known to be empty yet."""
+    users: defaultdict[str | None, list[tuple[str, int]]] = defaultdict(list)
+    found: list[str] = []
+    for name, alternatives in rules.items():
+        for place, sequence in enumerate(alternatives):
+            needed = [item.rule for item in sequence if not _skippable(item, empty)]
+            if None in needed:
+                continue  # a character is never nothing
+            missing[name, place] = len(needed)
+            for rule in needed:
+                users[rule].append((name, place))
+            if not needed:
+                found.append(name)
+    while found:
+        name = found.pop()
+        if name in empty:
+            continue
+        empty.add(name)
+        for user in users[name]:
+            missing[user] -= 1
+            if not missing[user]:
+                found.append(user[0])
     return empty
 
 
@@ -367,8 +384,10 @@ def _check_beginnings(rules: Rules, empty: set[str]) -> None:
             if breadth[name] > MAX_BREADTH:
                 raise _refusal(f"a text could go on in {breadth[name]} ways, more than {MAX_BREADTH}")
     for sequence in _sequences(rules):
-        for place in range(1, len(sequence)):
-            if _breadth(sequence[place:], empty, breadth) > MAX_BREADTH:
+        ways = 0
+        for item in reversed(sequence):
+            ways = _ways(item, empty, breadth) + (ways if _skippable(item, empty) else 0)
+            if ways > MAX_BREADTH:
                 raise _refusal(f"a text could go on in more than {MAX_BREADTH} ways")
 
 
@@ -386,10 +405,12 @@ def _breadth(sequence: Sequence, empty: set[str], known: dict[str, int]) -> int:
     """In how many ways a text can go on at the beginning of a sequence."""
     total = 0
     for item in sequence:
-        ways = 1 if item.rule is None else known[item.rule]
-        if item.rule in empty:
-            ways *= max(1, item.most or 1)
-        total += ways
+        total += _ways(item, empty, known)
         if total > MAX_BREADTH or not _skippable(item, empty):
             break
     return total
+
+
+def _ways(item: Item, empty: set[str], known: dict[str, int]) -> int:
+    ways = 1 if item.rule is None else known[item.rule]
+    return ways * max(1, item.most or 1) if item.rule in empty else ways

@@ -29,7 +29,18 @@ class Outbox:
 
     def send(self, messages: Iterable[FromWorker]) -> None:
         """Write messages as frames, together; waits only while `LIMIT` bytes are already waiting."""
-        self._write(b"".join(map(frame, messages)))
+        self.write(b"".join(map(frame, messages)))
+
+    def write(self, data: bytes) -> None:
+        """Write whole frames, as `send` does."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self._waiting) < LIMIT)
+            if self._closed:
+                return  # the parent is gone; the reading thread ends the process
+            sent = 0 if self._waiting else self._try_send(data)
+            if sent < len(data):
+                self._waiting += data[sent:]
+                self._changed.notify_all()
 
     def send_if_clear(self, message: FromWorker) -> None:
         """Write a message unless earlier ones still wait; for heartbeats, where only the newest matters."""
@@ -40,16 +51,6 @@ class Outbox:
         """Wait until everything is written, at most `timeout_s`."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or not self._waiting, timeout_s)
-
-    def _write(self, data: bytes) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._waiting) < LIMIT)
-            if self._closed:
-                return  # the parent is gone; the reading thread ends the process
-            sent = 0 if self._waiting else self._try_send(data)
-            if sent < len(data):
-                self._waiting += data[sent:]
-                self._changed.notify_all()
 
     def _try_send(self, data: bytes | bytearray | memoryview) -> int:
         try:

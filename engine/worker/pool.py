@@ -184,9 +184,21 @@ class ModelPool:
         return await asyncio.to_thread(self._planner, entry, options, held, gone)
 
     async def _retire(self, worker: Supervisor, drain_s: float | None = None) -> None:
-        """Drain, stop and forget; whoever asks for the name meanwhile waits for it."""
+        """Drain, stop and forget; whoever asks for the name meanwhile waits for it.
+
+        A caller that leaves does not stop it: half retired, a worker would hold its memory and answer nobody.
+        """
+        await asyncio.shield(self._retirement(worker, drain_s))
+
+    def _retirement(self, worker: Supervisor, drain_s: float | None = None) -> asyncio.Task[None]:
         worker.drain()
-        unused = await worker.unused(self._drain_s if drain_s is None else drain_s)
+        task = asyncio.create_task(self._stop(worker, self._drain_s if drain_s is None else drain_s))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+        return task
+
+    async def _stop(self, worker: Supervisor, drain_s: float) -> None:
+        unused = await worker.unused(drain_s)
         await worker.stop(GRACE_S if unused else _CUT_S)
         if self._workers.get(worker.entry.name) is worker:
             del self._workers[worker.entry.name]
@@ -201,10 +213,7 @@ class ModelPool:
         if worker.used != used or self._workers.get(worker.entry.name) is not worker:
             return
         if worker.idle:
-            worker.drain()
-            task = asyncio.create_task(self._retire(worker))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self._retirement(worker)
         elif worker.alive:
             self._expire_later(worker)  # it is restarting; nobody waits for it
 

@@ -18,6 +18,10 @@ from lathe.engine.worker.patterns import literal, pattern_to_gbnf
 MAX_DEPTH = 32
 MAX_PROPERTIES = 500
 MAX_SCHEMA_BYTES = 256 * 1024
+MAX_WORK = 2_000_000
+"""What a schema may cost to compile, in characters: references that fan out multiply its parts without end."""
+_PART = 100
+"""The cost of a part beside that of what it holds."""
 
 _COMMON = {
     "ws": r'( " " | "\n" [ \t]{0,20} )?',
@@ -95,6 +99,7 @@ class _Compiler:
         """Body -> rule, so that equal parts are written once."""
         self._common: set[str] = set()
         self._properties = 0
+        self._work = 0
 
     def compile(self) -> str:
         self._rules["root"] = self._value(self._root, 0)
@@ -112,6 +117,7 @@ class _Compiler:
         return name
 
     def _rule(self, body: str) -> str:
+        self._count(len(body))
         if body not in self._named:
             name = self._named[body] = self._reserve()
             self._rules[name] = body
@@ -122,6 +128,11 @@ class _Compiler:
         name = f"r{len(self._rules)}"
         self._rules[name] = ""
         return name
+
+    def _count(self, cost: int) -> None:
+        self._work += cost
+        if self._work > MAX_WORK:
+            raise _refusal("allOf, anyOf and $ref multiply its parts beyond all bounds")
 
     # -- schemas -------------------------------------------------------------------------------------------------
     def _value(self, schema: Any, depth: int) -> str:
@@ -134,6 +145,7 @@ class _Compiler:
             raise _refusal("`false` allows no value at all")
         if not isinstance(schema, dict):
             raise _refusal(f"a schema must be an object or a boolean, not {json.dumps(schema)[:40]}")
+        self._count(_cost(schema))
         for keyword in schema:
             if keyword in _UNSUPPORTED and schema[keyword] not in (False, None):
                 raise _refusal(f"{keyword} cannot be enforced")
@@ -208,6 +220,7 @@ class _Compiler:
             raise _refusal("allOf and $ref lead in circles")
         if not isinstance(part, dict):
             raise _refusal("allOf: each part must be an object")
+        self._count(_cost(part))
         for keyword, parts in (("$ref", [part.get("$ref")]), ("allOf", part.get("allOf"))):
             if keyword in part:
                 if not isinstance(parts, list) or not parts:
@@ -221,7 +234,7 @@ class _Compiler:
 
     @staticmethod
     def _joined(key: str, one: Any, other: Any) -> Any:
-        if one == other or key in _ANNOTATIONS:
+        if key in _ANNOTATIONS or one == other:
             return one
         if key == "properties" and isinstance(one, dict) and isinstance(other, dict):
             return {
@@ -382,6 +395,12 @@ _ANNOTATIONS = frozenset((
     "title", "description", "default", "examples", "$schema", "$id", "$comment", "$defs", "definitions", "deprecated",
     "readOnly", "writeOnly",
 ))  # fmt: skip
+
+
+def _cost(part: dict[str, Any]) -> int:
+    """The work that one look at a part makes; what it holds is looked at by itself."""
+    held = (value for key, value in part.items() if key not in _ANNOTATIONS)
+    return _PART + sum(len(value) if isinstance(value, str | list | dict) else 1 for value in held)
 
 
 def _json(value: Any) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-from lathe.engine.errors import CrashedError, Failure, LatheError, UnavailableError, describe, revive
+from lathe.engine.errors import CrashedError, Failure, UnavailableError, describe, revive
 from lathe.engine.generation import (
     Delta,
     Embeddings,
@@ -150,10 +150,10 @@ class Supervisor:
             self._enter("draining")
 
     async def unused(self, limit_s: float | None = None) -> bool:
-        """Wait until nobody holds a lease; False when `limit_s` passed first."""
+        """Wait until nobody holds a lease or it has stopped; False when `limit_s` passed first."""
         try:
             async with asyncio.timeout(limit_s):
-                while self.leases:
+                while self.leases and self.state.phase != "stopped":
                     await self.changed()
         except TimeoutError:
             return False
@@ -261,7 +261,7 @@ class Supervisor:
                 served = True
             except CrashedError as error:
                 failure = describe(error)
-            except LatheError as error:
+            except Exception as error:  # noqa: BLE001 - nobody else would tell those who wait for `ready`
                 self._fail("failed", describe(error))
                 return
             else:
@@ -298,7 +298,7 @@ class Supervisor:
         """Look at the machine again: the device may be gone, or taken by others (FAULTS R12, F29)."""
         try:
             self._apply(await self._plan())
-        except LatheError as error:
+        except Exception as error:  # noqa: BLE001 - as in `_run`: the planner reads files and devices
             self._fail("failed", describe(error))
             return False
         return True

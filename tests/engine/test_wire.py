@@ -39,3 +39,17 @@ def test_junk_is_an_error_not_a_guess(body: bytes) -> None:
     decoder: wire.Decoder[ToWorker] = wire.Decoder(ToWorker)
     with pytest.raises(wire.WireError, match="no message"):
         list(decoder.feed(struct.pack(">I", len(body)) + body))
+
+
+def test_a_frame_that_is_nested_without_end_is_junk() -> None:
+    deep = b"\x91" * 100_000 + b"\xc0"
+    body = b"\x82\xa4type\xa6Cancel\xa7unknown" + deep
+    decoder: wire.Decoder[ToWorker] = wire.Decoder(ToWorker)
+    with pytest.raises(wire.WireError, match="no message"):
+        list(decoder.feed(struct.pack(">I", len(body)) + body))
+
+
+@pytest.mark.parametrize("message", [Tokenize(1, "half a character: \ud83d"), Detokenize(1, (2**70,))])
+def test_what_cannot_travel_is_a_typed_error(message: ToWorker) -> None:
+    with pytest.raises(wire.WireError, match="cannot be encoded"):
+        wire.frame(message)

@@ -191,9 +191,12 @@ class Legacy:
         return min(common_prefix(self._computed, tokens), len(tokens) - 1)
 
     def _compute(self, tokens: list[int], ticket: Ticket | None = None) -> Iterator[Pause]:
-        """Bring the native state to `tokens`, a chunk at a time, with a pause between two in which it may end."""
+        """Bring the native state to `tokens`, a chunk at a time, with a pause between two in which it may end.
+
+        A request that is to end computes nothing: it may have had no turn, and the state is another one's.
+        """
         known = self._shared(tokens)
-        while True:
+        while ticket is None or ticket.stop is None:
             part = tokens[known : known + CHUNK]
             self._model.compute(part, known)
             known += len(part)
@@ -201,8 +204,6 @@ class Legacy:
             if known == len(tokens):
                 return
             yield Pause(0)
-            if ticket is not None and ticket.stop is not None:
-                return
 
     def _score(self, context: str | tuple[int, ...], continuation: str | tuple[int, ...]) -> Score:
         if isinstance(context, str) and isinstance(continuation, str):

@@ -45,6 +45,7 @@ Lookup = Tokenize | Detokenize | Render
 Ask = Generate | ScoreTexts | Embed
 """Requests that need the model."""
 Emit = Callable[[Sequence[FromWorker]], None]
+"""Sends answers, from any thread; a request whose answer cannot travel fails there, and the backend goes on."""
 Progress = Callable[[float], None]
 
 

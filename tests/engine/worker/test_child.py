@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +15,14 @@ from typing import Any
 
 import psutil
 import pytest
+from lathe.engine import wire
 from lathe.engine.generation import EmbedRequest, Message, Sampling, ScoreRequest
 from lathe.engine.wire import Decoder, WireError
 from lathe.engine.worker import child as child_module
 from lathe.engine.worker.messages import (
     Beat,
     Detokenize,
+    Done,
     Drain,
     Embed,
     Failed,
@@ -36,6 +39,8 @@ from lathe.engine.worker.messages import (
     Vectors,
     WorkerStats,
 )
+from lathe.engine.worker.outbox import Outbox
+from support.waiting import until
 from support.worker_child import WorkerChild, worker_child
 
 
@@ -204,6 +209,45 @@ def test_drain_finishes_the_running_and_refuses_the_new(start: Any) -> None:
     assert got[late].failed.failure.code == "E_DRAINING"
     assert got[running].finish() == "stop"
     assert child.wait() == 0
+
+
+async def test_drain_ends_a_worker_whose_last_exchange_is_a_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Idle:
+        def answer(self, lookup: Tokenize) -> Tokens:
+            return Tokens(lookup.id, (1,))
+
+        def step(self) -> None:
+            return None
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        worker = child_module.Worker(theirs)
+        worker._backend = Idle()  # type: ignore[assignment]
+        left: list[int] = []
+        monkeypatch.setattr(worker, "_loaded", lambda _load: worker._backend)
+        monkeypatch.setattr(worker, "_leave", left.append)
+        worker._exchanges.start(1)
+        engine = threading.Thread(target=worker._engine, args=(Load("", "m", LoadOptions()),), daemon=True)
+        engine.start()
+        worker._drain()
+        await until(lambda: not worker._mailbox)
+        worker._prepare(Tokenize(1, "hi"))
+        await until(lambda: left == [0])
+        engine.join()
+
+
+def test_an_answer_that_cannot_travel_fails_its_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "MAX_FRAME", 1000)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        exchanges = child_module.Exchanges(Outbox(theirs))
+        for request in (1, 2, 3):
+            exchanges.start(request)
+        for request, text in ((1, "x" * 2000), (2, "half a character: \ud83d"), (3, "fine")):
+            exchanges.send((Text(request, text), Done(request)))
+        got = list(Decoder[FromWorker](FromWorker).feed(ours.recv(65536)))
+    assert [(type(message), message.id) for message in got] == [(Failed, 1), (Failed, 2), (Text, 3), (Done, 3)]
+    assert not len(exchanges)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ GOOD = [
     'root ::= ("a"{10}){200}',
     'root ::= <[17]> !<[18]> "x"',
     'root ::= ("a"?){0,20} "b"',
+    'root ::= ("a"' + "?" * 600 + ")",
+    "root ::= " + "e " * 20_000 + '"x"\ne ::= ',
 ]
 
 BAD = {
@@ -60,6 +62,10 @@ BAD = {
     "long chain": (
         'root ::= r1\n' + "\n".join(f"r{i} ::= r{i + 1}" for i in range(1, 3000)) + '\nr3000 ::= "a"', "begin with"
     ),
+    "long chain of what may be empty": (
+        "root ::= 1\n" + "\n".join(f"{i} ::= {i + 1}" for i in range(1, 4800)) + '\n4800 ::= ""', "begin with"
+    ),
+    "repetitions of repetitions that multiply": ('root ::= ("a"' + "?" * 600 + "{50}){50}", "multiply"),
     "too many ways": ("root ::= " + ' '.join('"a"?' for _ in range(9000)), "ways"),
     "many ways through repetition": ('root ::= ("a"?){0,2000}', "ways"),
     "bad token id": ("root ::= <[x]>", "token id"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from lathe.engine.errors import UnavailableError
-from lathe.engine.generation import EmbedRequest, Sampling, ScoreRequest
-from lathe.engine.worker.backends.legacy_native import open_model
-from lathe.engine.worker.messages import Embed, Failed, Scores, ScoreTexts
+from lathe.engine.generation import EmbedRequest, GenerationRequest, Sampling, ScoreRequest
+from lathe.engine.worker.backends.legacy import Legacy
+from lathe.engine.worker.backends.legacy_native import LegacyVocabulary, open_model
+from lathe.engine.worker.backends.turns import Turns
+from lathe.engine.worker.messages import Done, Embed, Failed, FromWorker, Generate, Piece, Scores, ScoreTexts
 from support.legacy_files import old_gpt2, old_llama
 from support.worker_child import WorkerChild, worker_child
 
@@ -90,6 +93,59 @@ def test_requests_take_turns_and_one_is_cancelled_between_tokens(child: WorkerCh
     assert got[first].finish() == "cancelled"
     assert len(got[first].tokens()) < 100
     assert len(got[second].tokens()) == 5
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_request_that_is_cancelled_while_it_waits_leaves_the_running_one_alone(leaves: bool) -> None:
+    class Cells:
+        """A library whose logits follow from all that its cells hold."""
+
+        context_length, vocabulary, bos, eos = 2048, 256, -1, -1
+        cells: list[int] = []  # noqa: RUF012 - replaced, never changed
+
+        def tokenize(self, text: bytes, bos: bool) -> list[int]:
+            return list(text)
+
+        def piece(self, token: int) -> bytes:
+            return bytes([token])
+
+        def ends(self, token: int) -> bool:
+            return False
+
+        def compute(self, tokens: list[int], known: int) -> None:
+            self.cells = self.cells[:known] + tokens
+
+        def logits(self) -> np.ndarray[Any, Any]:
+            row = np.zeros(256, np.float32)
+            row[zlib.crc32(bytes(self.cells)) % 256] = 9
+            return row
+
+    def ask(number: int, prompt: str) -> None:
+        request = GenerationRequest(model="m", prompt=prompt, max_tokens=8, sampling=Sampling(temperature=0))
+        turns.begin(turns.admit(Generate(number, request)))
+
+    model = Legacy()
+    model._model = cells = Cells()  # type: ignore[assignment]
+    model._vocabulary = LegacyVocabulary(model._model, adds_bos=False)
+    model._context, model._computed = 2048, []
+    sent: list[FromWorker] = []
+    turns = Turns(model, sent.extend)
+    prompt = "a prompt of several chunks " * 10
+    ask(1, prompt)
+    turns.step()
+    if leaves:
+        ask(2, "what somebody else asked " * 10)
+        turns.cancel(2)
+    while Done(1) not in sent:
+        turns.step()
+    tokens = [token for one in sent if isinstance(one, Piece) and one.id == 1 for d in one.deltas for token in d.tokens]
+    expected = list(prompt.encode())
+    while len(expected) < len(prompt) + 8:
+        expected.append(zlib.crc32(bytes(expected)) % 256)
+    assert tokens == expected[len(prompt) :]
+    assert cells.cells == expected[:-1]
+    assert (Done(2) in sent) == leaves
 
 
 def test_log_probabilities_are_those_of_the_logits(child: WorkerChild) -> None:

@@ -20,6 +20,7 @@ from lathe.engine.catalogue.remotes import check_policy, checked, remote_path, s
 from lathe.engine.errors import (
     BusyError,
     ConfigError,
+    InternalError,
     LatheError,
     MissingError,
     PolicyError,
@@ -276,6 +277,27 @@ async def test_a_stream_that_breaks_off_is_an_error(tmp_path: Path) -> None:
             await text_of(opened, prompt="x")
 
 
+async def test_a_stream_that_ends_too_early_is_no_answer(tmp_path: Path) -> None:
+    whole = streams(chunk("whole"), chunk(finish_reason="stop"), end="")
+    async with told(LIST, streams(chunk("half"), end=""), whole) as server, aliased(tmp_path, server) as opened:
+        with pytest.raises(UnavailableError, match="broke off") as caught:
+            await text_of(opened, prompt="x")
+        assert caught.value.code == "E_REMOTE_UNAVAILABLE"
+        assert await text_of(opened, prompt="x") == "whole", "some servers do not say [DONE]"
+
+
+async def test_halves_of_characters_and_absurd_numbers_hold_no_request_up(tmp_path: Path) -> None:
+    call = {"index": 0, "function": {"name": "f", "arguments": '{"x": "\ud83d"}'}}
+    named = {"tokens": ["\ud83d"], "token_logprobs": [-1], "top_logprobs": [{"\ud83d": -1}]}
+    halves = ({"choices": [{"index": 0, "delta": {"tool_calls": [call]}, "logprobs": named}]}, chunk("\ude00"))
+    absurd = {"choices": [], "usage": {"prompt_tokens": 2**70, "completion_tokens": 1}}
+    async with told(LIST, streams(*halves), streams(absurd)) as server, aliased(tmp_path, server) as opened:
+        text = await text_of(opened, prompt="x")
+        assert text.startswith("?") and '{"x": "?"}' in text
+        with pytest.raises(InternalError, match="cannot be encoded"):
+            await text_of(opened, prompt="x")
+
+
 async def test_leaving_closes_the_connection_and_cancelling_ends_the_stream(tmp_path: Path) -> None:
     async with (
         told(LIST, streams(chunk("a"), stay=True), streams(chunk("b"), stay=True)) as server,
@@ -406,6 +428,8 @@ def test_a_key_that_others_may_read_is_refused(tmp_path: Path, monkeypatch: pyte
         secret_of(entry("env:FAR_KEY"))
     with pytest.raises(MissingError):
         secret_of(entry(f"file:{file}.gone"))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        secret_of(entry(f"file:{tmp_path}"))
     with pytest.raises(UsageError, match="env:VARIABLE or file:PATH"):
         checked("sk-plain-text")
 

@@ -110,6 +110,15 @@ CASES: list[tuple[Any, list[Any], list[Any]]] = [
 ]
 
 
+def fans_out(levels: int, **part: Any) -> str:
+    """Each level holds the next eight times."""
+    definitions = {
+        f"a{level}": {key: [{"$ref": f"#/$defs/a{level + 1}", **beside}] * 8 for key, beside in part.items()}
+        for level in range(levels)
+    }
+    return json.dumps({"$ref": "#/$defs/a0", "$defs": {**definitions, f"a{levels}": {"type": "array"}}})
+
+
 REFUSED = {
     "not JSON": ("{", "no valid JSON"),
     "no schema": ("5", "must be an object"),
@@ -118,6 +127,12 @@ REFUSED = {
     "file reference": ('{"$ref": "file:///etc/passwd"}', "nothing is fetched"),
     "broken reference": ('{"$ref": "#/nowhere"}', "there is no nowhere"),
     "reference to itself in a circle": ('{"allOf": [{"$ref": "#"}]}', "circles"),
+    "allOf that fans out": (fans_out(8, allOf={}), "multiply"),
+    "references with siblings that fan out": (fans_out(8, prefixItems={"type": "array"}), "multiply"),
+    "a long value that fans out": (
+        json.dumps({"anyOf": [{"$ref": "#/$defs/a", "x": 1}] * 5000, "$defs": {"a": {"enum": ["v" * 9000]}}}),
+        "multiply",
+    ),
     "unknown type": ('{"type": "float"}', "float"),
     "not": ('{"not": {"type": "string"}}', "not cannot be enforced"),
     "uniqueItems": ('{"type": "array", "uniqueItems": true}', "uniqueItems"),
@@ -226,3 +241,9 @@ def as_regex(expression: str) -> str:
 def test_equal_parts_are_written_once() -> None:
     many = {"properties": {f"p{index}": {"type": "string", "maxLength": 5} for index in range(50)}}
     assert compiled(many).count("char{0,5}") == 1
+
+
+def test_a_large_schema_that_says_things_once_is_no_burden() -> None:
+    shared = {"type": "string", "description": "said once " * 100}
+    parts = {f"p{index}": {"allOf": [{"$ref": "#/$defs/shared"}], "maxLength": 5} for index in range(400)}
+    compiled({"properties": parts, "$defs": {"shared": shared}})

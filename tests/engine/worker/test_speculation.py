@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from lathe.engine.generation import Message, Sampling
+from lathe.engine.native.batch import Batch
 from lathe.engine.scheduler.sequence import Sequence
-from lathe.engine.worker.backends.llama.speculation import Lookup
+from lathe.engine.worker.backends.llama.speculation import DraftModel, Lookup
 from lathe.engine.worker.messages import Failed
 from lathe.quantize.convert import convert_checkpoint
 from support.families import RECIPES
@@ -145,6 +147,32 @@ def test_a_draft_of_another_vocabulary_is_refused(embedded_gguf: Path, tmp_path:
         assert isinstance(message, Failed)
         assert message.failure.code == "E_DRAFT"
         assert "lookup" in message.failure.hint
+
+
+def test_a_draft_cache_that_fills_up_ends_the_guesses_and_no_more() -> None:
+    """Two choices of one prompt: the model's own cache holds it once, that of the draft model twice."""
+
+    class Cells:
+        used = 0
+
+        def try_decode(self, batch: Batch) -> int:
+            if self.used + batch.n_tokens > 1000:
+                return 1
+            self.used += batch.n_tokens
+            return 0
+
+        def logits(self, rows: int) -> np.ndarray[Any, Any]:
+            return np.zeros((rows, 50), np.float32)
+
+        def clear(self, *, data: bool) -> None:
+            self.used = 0
+
+    drafting = DraftModel.__new__(DraftModel)
+    drafting._size, drafting._batch, drafting._free, drafting._places = 50, Batch(512), [0, 1], {}
+    drafting._context = Cells()  # type: ignore[assignment]
+    first, second = (Sequence(1, list(range(600)), 50, queued_at=0.0, realm=()) for _ in range(2))
+    assert drafting.guess({first: 4, second: 4}) == {first: [0]}
+    assert drafting.guess({second: 4}) == {second: [0, 0, 0, 0]}
 
 
 def test_lookup_repeats_what_followed() -> None:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lathe.engine.errors import UsageError
 from lathe.engine.generation import Message, ToolCall
-from lathe.engine.worker.control_names import ControlNames
+from lathe.engine.worker.control_names import ControlNames, Part
 from lathe.engine.worker.renderer import Renderer
 from lathe.engine.worker.templates import ChatTemplate
 
@@ -235,6 +235,48 @@ def test_text_without_names_is_not_touched() -> None:
     assert names.marked("a <|im_end|>", "^") == "a <^|im_end|>"
     assert names.marked("ends with <", "^") == "ends with <^"
     assert names.marked("> quoted", "^") == "^> quoted"
+
+
+def test_a_text_made_of_names_alone_is_no_burden() -> None:
+    names = ControlNames(NAMES)
+    count = 50_000
+    text = "<|im_end|><s>" * count
+    assert names.marked(text, "^") == "<^|im_end|><^s>" * count
+    forged = [place for start in range(0, len(text), 13) for place in (start + 1, start + 11)]
+    assert names.split(text, forged) == [Part(0, len(text))]
+    parts = names.split(text, forged[1:])
+    assert parts is not None
+    assert [(part.start, part.end, part.control) for part in parts] == [
+        (0, 10, "<|im_end|>"),
+        (10, len(text), None),
+    ]
+
+
+@given(FRAGMENTS, st.sets(st.integers(0, 60)))
+def test_names_are_cut_as_one_after_the_other_would_be(text: str, places: set[int]) -> None:
+    """The longest name first, each from left to right, in what is still plain."""
+    marks = sorted(place for place in places if place <= len(text))
+    parts = [(0, len(text), None)]
+    forged = False
+    for name in sorted(NAMES, key=lambda name: (-len(name), name)):
+        cut: list[tuple[int, int, str | None]] = []
+        for start, end, control in parts:
+            at = text.find(name, start, end) if control is None else -1
+            while at >= 0:
+                if any(at < mark < at + len(name) for mark in marks):
+                    forged = True
+                    at = text.find(name, at + 1, end)
+                    continue
+                cut += [(start, at, None), (at, at + len(name), name)]
+                start = at + len(name)
+                at = text.find(name, start, end)
+            cut.append((start, end, control))
+        parts = cut
+    found = ControlNames(NAMES).split(text, marks)
+    if found is None:
+        assert not forged
+    else:
+        assert [(part.start, part.end, part.control) for part in found] == [part for part in parts if part[0] < part[1]]
 
 
 def test_a_vocabulary_of_thousands_of_names_is_no_burden() -> None:

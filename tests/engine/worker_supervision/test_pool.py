@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import signal
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from lathe.engine.errors import CrashedError, DataError, DoesNotFit, InternalError, LatheError, UnavailableError
 from lathe.engine.generation import Delta, EmbedRequest, Message, ScoreRequest
+from lathe.engine.process import Child
+from lathe.engine.states import Fit
 from lathe.engine.worker import client as client_module
 from lathe.engine.worker.messages import LoadOptions
+from lathe.quantize.errors import GgufError
 from support.waiting import until
 from support.workers import GIB, Machine, answer, ask, pool_of, scripted, strike
 
@@ -83,6 +88,19 @@ async def test_a_refused_load_says_why_and_can_be_tried_again(tmp_path: Path) ->
         (state,) = pool.states()
         assert state.phase == "failed" and state.failure is not None
         assert phases(seen, "toy") == ["starting", "failed"]
+        assert await answer(pool, scripted("toy")) == "hello world"
+
+
+async def test_a_worker_that_cannot_be_started_fails_the_load_and_can_be_tried_again(tmp_path: Path) -> None:
+    async def no_descriptors(_name: str, _log: Path) -> Child:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with pool_of(tmp_path) as (pool, _):
+        launch, pool._launch = pool._launch, no_descriptors
+        with pytest.raises(LatheError, match="Too many open files"):
+            await pool.load(scripted("toy"))
+        assert pool.states()[0].phase == "failed"
+        pool._launch = launch
         assert await answer(pool, scripted("toy")) == "hello world"
 
 
@@ -201,6 +219,31 @@ async def test_a_request_that_outlasts_the_drain_is_cut_with_a_reason(tmp_path: 
             await endless
 
 
+@pytest.mark.parametrize(("phase", "drain_s"), [("draining", 60.0), ("stopping", 0.0)])
+async def test_an_unload_goes_on_when_its_caller_leaves(tmp_path: Path, phase: str, drain_s: float) -> None:
+    toy = scripted("toy", "words?tokens=40&delay_ms=10")
+    async with pool_of(tmp_path, drain_s=drain_s) as (pool, seen):
+        running = asyncio.create_task(answer(pool, toy))
+        await until(lambda: any(state.phase == "ready" for state in pool.states()))
+        unloading = asyncio.create_task(pool.unload("toy"))
+        await until(lambda: phase in phases(seen, "toy"))
+        unloading.cancel()
+        await asyncio.gather(running, unloading, return_exceptions=True)
+        await until(lambda: pool.states() == ())
+        assert phases(seen, "toy") == ["starting", "ready", "draining", "stopping", "stopped"]
+        assert phase == "stopping" or len(await running) == 120
+        assert len(await answer(pool, toy)) == 120
+
+
+async def test_a_caller_that_leaves_its_unload_does_not_hold_up_the_close(tmp_path: Path) -> None:
+    async with pool_of(tmp_path, drain_s=3600) as (pool, _), pool.lease(scripted("toy")):
+        unloading = asyncio.create_task(pool.unload("toy"))
+        await until(lambda: pool.states()[0].phase == "draining")
+        unloading.cancel()
+        await pool.close(drain_s=0)
+        assert pool.states() == ()
+
+
 # -- crashes, hangs, junk --------------------------------------------------------------------------------------------
 async def test_a_crash_in_a_stream_fails_it_and_the_next_request_is_served(tmp_path: Path) -> None:
     toy = scripted("toy", "words?tokens=64&delay_ms=5")
@@ -238,6 +281,22 @@ async def test_it_is_asked_again_only_once(tmp_path: Path) -> None:
             await until(lambda pid=pid: pool.states()[0].pid != pid)
         with pytest.raises(CrashedError, match="killed"):
             await asked
+
+
+async def test_a_file_that_is_cut_short_while_its_worker_restarts_fails_the_requests(tmp_path: Path) -> None:
+    class CutShort(Machine):
+        def __call__(self, *known: Any) -> Fit:
+            if self.calls:
+                raise GgufError("the file was cut short")
+            return super().__call__(*known)
+
+    toy = scripted("toy")
+    async with pool_of(tmp_path, CutShort()) as (pool, _):
+        await pool.load(toy)
+        strike(pool, "toy", signal.SIGKILL)
+        with pytest.raises(DataError, match="cut short"):
+            await answer(pool, toy)
+        assert pool.states()[0].phase == "failed"
 
 
 async def test_three_crashes_quarantine_the_model_until_forced(tmp_path: Path) -> None:

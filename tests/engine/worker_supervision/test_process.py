@@ -129,6 +129,11 @@ async def test_an_oom_kill_is_told_from_any_other_kill() -> None:
     assert not process.explain(-signal.SIGSEGV, requested=True).clean
 
 
+def test_a_signal_without_a_name_is_a_cause_too() -> None:
+    assert process.explain(-40).reason == "died of signal 40"
+    assert process.explain(-signal.SIGUSR1).reason == "died of SIGUSR1"
+
+
 async def test_a_child_that_ignores_term_is_killed_with_its_helpers(tmp_path: Path) -> None:
     child = await start(tmp_path, "stubborn")
     helper = await first(child)

@@ -197,7 +197,8 @@ class DraftModel:
             first = self._caught_up(sequence)
             if first is not None:
                 guesses[sequence] = [first]
-        while longer := [one for one in guesses if len(guesses[one]) < wanted[one]]:
+        # Where the cache filled up on the way, the places are gone and guesses stay as long as they are.
+        while longer := [one for one in guesses if one in self._places and len(guesses[one]) < wanted[one]]:
             self._batch.clear()
             for sequence in longer:
                 native, known = self._places[sequence]

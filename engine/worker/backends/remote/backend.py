@@ -227,7 +227,8 @@ class RemoteBackend:
         route, body = wire.chat_or_completion(request, self._model, stream=True)
         reading = Reading(request.n)
         try:
-            async with asyncio.timeout(request.deadline_s), aclosing(self._connection.events(route, body)) as events:
+            stream = self._connection.events(route, body, reading.whole)
+            async with asyncio.timeout(request.deadline_s), aclosing(stream) as events:
                 async for event in events:
                     self._take(asked, reading.deltas(event))
                     reading.spent = wire.spent(event) or reading.spent

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -64,8 +64,13 @@ class Connection:
         async with self._answer("POST", route, body) as response:
             return wire.document(await self._whole(response))
 
-    async def events(self, route: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+    async def events(
+        self, route: str, body: dict[str, Any], whole: Callable[[], bool]
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """POST and read the events of a stream as they come; leaving the loop closes the connection.
+
+        Args:
+            whole: whether the events so far are a complete answer; asked of servers that do not say [DONE].
 
         Raises:
             LatheError: the server refused, was not there, broke off or reported an error in the stream.
@@ -85,6 +90,9 @@ class Connection:
                 if (error := wire.event_error(event, self.server)) is not None:
                     raise error
                 yield event
+            if not whole():
+                hint = "the fault is the remote server's, or of what is between"
+                raise UnavailableError(f"{self.server} broke off its answer", hint=hint, code="E_REMOTE_UNAVAILABLE")
 
     @asynccontextmanager
     async def _answer(self, method: str, route: str, body: dict[str, Any] | None) -> AsyncIterator[httpx2.Response]:

@@ -68,6 +68,10 @@ class Reading:
         self._choices = choices
         self._calls: dict[tuple[int, int], tuple[str, str]] = {}
 
+    def whole(self) -> bool:
+        """Whether each choice has come to its end."""
+        return self.finish.keys() >= set(range(self._choices))
+
     def deltas(self, event: dict[str, Any]) -> list[Delta]:
         """The text that an event adds; ends and tool calls are kept for later."""
         found = []

@@ -197,7 +197,7 @@ def logprobs(value: Any) -> tuple[TokenLogprob, ...]:
                 _text(token),
                 float(number) if _is_number(number) else None,
                 _text(token).encode(),
-                tuple((_UNKNOWN, name, one) for name, one in best),
+                tuple((_UNKNOWN, _text(name), one) for name, one in best),
             )
         )
     return tuple(found)
@@ -333,7 +333,8 @@ def items(value: Any) -> Sequence[dict[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    """A text, without the halves of characters that JSON can name and nothing can send on."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
 def _whole(value: Any) -> int | None:
