@@ -122,6 +122,10 @@ class _Plan(msgspec.Struct, frozen=True, kw_only=True):
         wished = asked.context or card.context_length
         if not self.short and wished and self.options.context and self.options.context < wished:
             reasons.append(f"memory limits the context to {self.options.context:,} of {wished:,} tokens")
+        wanted = (asked.context or 0) * asked.slots
+        held = self.options.kv_tokens or wanted
+        if not self.short and asked.kv_tokens is None and held < wanted:
+            reasons.append(f"memory limits what {asked.slots} slots hold together to {held:,} of {wanted:,} tokens")
         verdict = "no" if self.short else "partial" if partial else "fits" if self.comfortable else "tight"
         return Fit(
             footprint=self.footprint,

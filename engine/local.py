@@ -409,7 +409,11 @@ class LocalWorkbench:
         except (LatheError, OSError):
             return None  # an input is missing: running the step will say so properly
         done = await StoredJobs(self._database).with_key(keys)
-        return next((job for job in done if job.outcome and not job.outcome.exit and intact(job.outcome)), None)
+        for job in done:
+            made = job.outcome
+            if made and not made.exit and await asyncio.to_thread(intact, made, job.finished_at or 0.0):
+                return job
+        return None
 
     async def cancel(self, job_id: str, force: bool = False) -> Job:
         """Stop a job."""

@@ -41,13 +41,25 @@ def _digest(document: object) -> str:
     return hashlib.sha256(msgspec.json.encode(document, order="deterministic")).hexdigest()
 
 
-def intact(outcome: Outcome) -> bool:
-    """Whether every artefact is still there in its recorded size."""
+_LATE_S = 2.0
+"""A file that changed so long after its job had ended was changed by somebody else."""
+
+
+def intact(outcome: Outcome, ended_at: float) -> bool:
+    """Whether every artefact is still there as it was made: of its size and, where it changed since, of its content.
+
+    Blocks: a large file that changed is read whole.
+    """
     for artefact in outcome.artefacts:
+        path = Path(artefact.path)
         try:
-            size = Path(artefact.path).stat().st_size
+            facts = path.stat()
+            if not path.is_file():
+                continue
+            if facts.st_size != artefact.bytes:
+                return False
+            if facts.st_mtime > ended_at + _LATE_S and artefact.sha256 and file_sha256(path) != artefact.sha256:
+                return False
         except OSError:
-            return False
-        if size != artefact.bytes and Path(artefact.path).is_file():
             return False
     return True

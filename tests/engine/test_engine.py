@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -95,7 +96,14 @@ async def test_a_finished_step_is_recognised_by_its_inputs(engine: LocalWorkbenc
     assert again is not None and again.id == job.id
     assert await engine.previous(ConvertStep(model="stdlib-4m", outtype="f32", name="tiny")) is None
     assert job.outcome is not None
-    Path(job.outcome.artefacts[0].path).unlink()
+    made = Path(job.outcome.artefacts[0].path)
+    later = time.time() + 60
+    os.utime(made, (later, later))
+    assert await engine.previous(step) is not None, "touched, and the same inside"
+    made.write_bytes(bytes(made.stat().st_size))
+    os.utime(made, (later, later))
+    assert await engine.previous(step) is None, "of the same size, and another inside"
+    made.unlink()
     assert await engine.previous(step) is None
 
 

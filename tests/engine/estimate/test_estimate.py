@@ -78,6 +78,13 @@ def test_memory_limits_an_automatic_context_and_says_so() -> None:
     assert fit.footprint.total <= (1 - FREE_SHARE) * 7 * GIB
 
 
+def test_slots_that_share_less_than_was_asked_for_are_told() -> None:
+    fit = estimate(LLAMA_8B, LoadOptions(context=32_768, slots=16), (), host(16))
+    assert fit.options.kv_tokens and fit.options.kv_tokens < 16 * 32_768
+    assert f"what 16 slots hold together to {fit.options.kv_tokens:,} of 524,288 tokens" in fit.reason
+    assert "slots" not in estimate(LLAMA_8B, LoadOptions(context=4096, slots=2), (), host(64)).reason
+
+
 def test_little_left_is_tight() -> None:
     fit = estimate(LLAMA_8B, LoadOptions(context=2048, slots=1), (), host(5.6))
     assert fit.verdict == "tight" and "leaves only" in fit.reason
