@@ -8,8 +8,10 @@ Invariant: publishers never wait, and memory per subscriber is bounded.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 
 from lathe.engine.events import Event, JobProgressed, SampleTaken, Stale, TrafficChanged
 
@@ -65,19 +67,29 @@ class Subscription:
 
 
 class Bus:
-    """Fan-out within one event loop; other threads publish through `call_soon_threadsafe`."""
+    """Fan-out within one event loop; any thread may publish."""
 
     def __init__(self) -> None:
         self._subscribers: set[Subscription] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.get_ident()
 
     def publish(self, event: Event) -> None:
         """Hand an event to every subscriber."""
+        if self._loop is None or threading.get_ident() == self._thread:
+            self._hand_out(event)
+            return
+        with suppress(RuntimeError):  # the loop was closed: nobody listens any more
+            self._loop.call_soon_threadsafe(self._hand_out, event)
+
+    def _hand_out(self, event: Event) -> None:
         for subscriber in self._subscribers:
             subscriber.offer(event)
 
     async def subscribe(self) -> AsyncGenerator[Event, None]:
         """Yield events until the caller leaves."""
         subscription = Subscription()
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._subscribers.add(subscription)
         try:
             while True:

@@ -41,7 +41,8 @@ class Forecaster:
         self._listening: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
         self._numbers = itertools.count()
-        self._waiting: dict[int, asyncio.Future[Forecast]] = {}
+        self._waiting: dict[int, tuple[Child, asyncio.Future[Forecast]]] = {}
+        """Question -> the process that was asked, and who waits for its answer."""
         self._idle: asyncio.TimerHandle | None = None
 
     async def forecast(self, step: Planned, entry: ModelEntry) -> Forecast:
@@ -53,7 +54,7 @@ class Forecaster:
         child = await self._ready()
         number = next(self._numbers)
         waiting: asyncio.Future[Forecast] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = waiting
+        self._waiting[number] = child, waiting
         try:
             await child.send(Asked(number, step, entry, str(self._home)))
             found = await waiting
@@ -100,7 +101,7 @@ class Forecaster:
         try:
             answers: AsyncIterator[Answered] = child.messages(Answered)
             async for message in answers:
-                future = self._waiting.get(message.id)
+                _, future = self._waiting.get(message.id, (child, None))
                 if future is not None and not future.done():
                     future.set_result(message.forecast)
         finally:
@@ -108,8 +109,8 @@ class Forecaster:
             cause = await child.stop(grace_s=0.0)
             if self._child is child:
                 self._child = None
-            for future in self._waiting.values():
-                if not future.done():
+            for asked, future in self._waiting.values():
+                if asked is child and not future.done():
                     future.set_exception(revive(cause.failure("forecast")))
 
     def _rest(self) -> None:

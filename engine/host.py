@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -32,6 +33,7 @@ class Host:
         self._path = home.socket
         self._hello = rpc.Hello(release=release, pid=os.getpid())
         self._server: asyncio.Server | None = None
+        self._inode = 0
         self._fronts: dict[asyncio.Task[None], _Front] = {}
         self._farewell: rpc.Goodbye | None = None
 
@@ -45,6 +47,7 @@ class Host:
         self._path.unlink(missing_ok=True)
         self._server = await asyncio.start_unix_server(self._accept, path=str(self._path))
         self._path.chmod(0o600)
+        self._inode = self._path.stat().st_ino
 
     def say_goodbye(self, reason: LatheError) -> None:
         """Tell every front that the engine ends, and each that comes from now on."""
@@ -55,11 +58,20 @@ class Host:
     async def stop(self) -> None:
         """Stop listening and let every front go."""
         if self._server is not None:
+            self._unlink()
             self._server.close()
         for task in tuple(self._fronts):
             task.cancel()
         await asyncio.gather(*self._fronts, return_exceptions=True)
-        self._path.unlink(missing_ok=True)
+
+    def _unlink(self) -> None:
+        """Take our socket away, but not that of the next engine, which may hold the workspace already.
+
+        While we listen, no other socket can have our inode.
+        """
+        with suppress(FileNotFoundError):
+            if self._path.stat().st_ino == self._inode:
+                self._path.unlink()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -111,8 +111,8 @@ def back_up(db: Connection, path: Path, version: int) -> Path:
     part = target.with_name(f"{target.name}.part")
     discard(part)
     try:
+        part.touch(mode=0o600)  # before there is anything in it
         db.execute("VACUUM INTO ?", [str(part)])
-        part.chmod(0o600)
         publish(part, target)
     finally:
         discard(part)

@@ -70,9 +70,12 @@ def _copy(damaged: driver.Connection, db: Connection, target: Path) -> Recovery:
     for table in db.tables:
         if table.name.startswith(("sqlite_", "_sqlite_")):
             continue
-        names = ", ".join(f'"{column.name}"' for column in table.columns)
-        marks = ", ".join("?" for _ in table.columns)
         saved[table.name] = refused[table.name] = gaps[table.name] = 0
+        columns = _columns(damaged, table.name)
+        if not columns:
+            continue  # the store is older than this table
+        names = ", ".join(f'"{column}"' for column in columns)
+        marks = ", ".join("?" for _ in columns)
         db.execute("BEGIN")
         for row in _readable_rows(damaged, table.name, names):
             if row is None:
@@ -85,6 +88,11 @@ def _copy(damaged: driver.Connection, db: Connection, target: Path) -> Recovery:
                 refused[table.name] += 1
         db.execute("COMMIT")
     return Recovery(path=str(target), saved=saved, refused=refused, gaps=gaps)
+
+
+def _columns(damaged: driver.Connection, table: str) -> list[str]:
+    """The columns that the damaged store itself has: an older one lacks some, which then get their defaults."""
+    return [row[0] for row in damaged.execute("SELECT name FROM pragma_table_info(?) ORDER BY cid", [table])]
 
 
 class _Circle(Exception):

@@ -19,7 +19,7 @@ from lathe.engine.catalogue.walk import File, look_at
 from lathe.engine.errors import BusyError, Cancelled, LatheError
 from lathe.quantize.progress import Report, silent
 from lathe.store.database import Database
-from lathe.store.errors import StoreError
+from lathe.store.errors import NotFound, StoreError
 from lathe.store.hashes import Hashes, HashRecord
 from lathe.store.models import ModelEntry, Models
 
@@ -149,7 +149,10 @@ class Hasher:
         except (LatheError, OSError) as error:
             _LOG.warning("%s was not hashed: %s", entry.name, error)
             return
-        self._database.write(lambda db: Models(db).hashed(entry.id, sha256)).result()
+        try:
+            self._database.write(lambda db: Models(db).hashed(entry.id, sha256)).result()
+        except NotFound:
+            return  # forgotten while it was read
         self._changed(entry.id)
 
     def _remembered(self, file: File) -> str | None:

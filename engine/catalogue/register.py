@@ -16,6 +16,7 @@ from lathe.engine.catalogue.scan import ScanResult, identify
 from lathe.engine.errors import InternalError
 from lathe.engine.jobs.values import Artefact, Figure, Outcome
 from lathe.engine.steps import BenchStep, KldStep, PerplexityStep, ServeStep, Step, TuneStep, VerifyStep
+from lathe.store.aliases import Aliases
 from lathe.store.database import Database
 from lathe.store.models import ModelEntry, Models
 from msgspec.structs import replace
@@ -44,13 +45,13 @@ def register(database: Database, step: Step, outcome: Outcome, now: float) -> li
         entries = [models.put(entry) for entry in made]
         for result in scans:
             entries += _enter_scan(models, result, now)
-        if isinstance(step, _MEASURING) and (entry := _meant(models, step.model)):
+        if isinstance(step, _MEASURING) and (entry := _meant(db, step.model)):
             entries.append(models.measure(entry.id, _numbers(outcome.figures)))
-        if isinstance(step, KldStep) and (entry := _meant(models, step.model)):
+        if isinstance(step, KldStep) and (entry := _meant(db, step.model)):
             entries.append(models.measure(entry.id, _closeness(outcome)))
         if isinstance(step, TuneStep) and made:
             entries[: len(made)] = [models.measure(entry.id, _closeness(outcome)) for entry in entries[: len(made)]]
-        if isinstance(step, VerifyStep) and (entry := _meant(models, step.model)):
+        if isinstance(step, VerifyStep) and (entry := _meant(db, step.model)):
             entries.append(models.hashed(entry.id, str(outcome.figures["sha256"]), now))
         return entries
 
@@ -88,9 +89,13 @@ def _enter_scan(models: Models, result: ScanResult, now: float) -> list[ModelEnt
     return [entry for entry in models.all() if before.get(entry.id) != entry]
 
 
-def _meant(models: Models, reference: str) -> ModelEntry | None:
+def _meant(db: Connection, reference: str) -> ModelEntry | None:
     """The model that the step was resolved to, unless it was forgotten or renamed while the step ran."""
+    models = Models(db)
     found = models.find(reference) or models.find(os.path.abspath(Path(reference).expanduser()))  # noqa: PTH100
+    exact = len(found) == 1 and reference in (found[0].name, found[0].path, found[0].id)
+    if not exact and (target := Aliases(db).target(reference)) is not None:
+        found = models.find(target)
     return found[0] if len(found) == 1 else None
 
 

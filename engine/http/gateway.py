@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
+from lathe.engine.generation import GenerationRequest, Usage
 from lathe.engine.http import problems, pump
 from lathe.engine.http.access import (
     HostRule,
@@ -33,7 +34,7 @@ from lathe.engine.http.exchange import BodyBudget, ClientGone, Exchange, Receive
 from lathe.engine.http.limits import Limits
 from lathe.engine.http.metrics import Meter
 from lathe.engine.http.problems import Dialect, Problem
-from lathe.engine.http.quota import Admission, Quotas
+from lathe.engine.http.quota import Admission, Quotas, estimated_prompt
 from lathe.engine.http.request_log import Record, RequestLog
 from lathe.engine.http.routes import Route, Table
 from lathe.engine.http.strict_json import decode
@@ -43,6 +44,7 @@ _JSON = ("content-type", "application/json")
 _SAFETY = [("x-content-type-options", "nosniff")]
 GONE = 499
 """The log's status for clients that left; never sent."""
+CLIENT_GONE = "client_gone"
 
 
 class Counts:
@@ -105,7 +107,7 @@ class Gateway:
         try:
             await self._pass(visit)
         except ClientGone:
-            visit.error = "client_gone"
+            visit.error = CLIENT_GONE
         except asyncio.CancelledError:
             if visit.exchange.started or not self._drained():
                 raise
@@ -194,7 +196,7 @@ class Gateway:
         if isinstance(reply, Json):
             value, extra = reply.value, reply.headers
         else:
-            visit.meter = self._meter(call, reply)
+            visit.meter, visit.requests = self._meter(call, reply), reply.requests
             if isinstance(reply, Streamed):
                 await pump.stream(visit.exchange, call, reply, visit.meter, self._limits, visit.all_headers())
                 return
@@ -227,13 +229,12 @@ class Gateway:
         if visit.admitted and call is not None:
             self._admission.leave(call.principal.name, seconds)
         if call is not None:
-            usage = meter.usage if meter is not None else None
-            tokens = call.prompt_tokens + (usage.prompt_tokens + usage.completion_tokens if usage else 0)
+            tokens = call.prompt_tokens + visit.generation_tokens()
             self._quotas.charge(call.principal, tokens, time.monotonic())
             if visit.admitted:
                 self.counts.used(call.principal.name, tokens=tokens)
         route = visit.route.name if visit.route else "-"
-        status = GONE if visit.error == "client_gone" else visit.exchange.status or 500
+        status = GONE if visit.error == CLIENT_GONE else visit.exchange.status or 500
         self._service.metrics.answered(route, status)
         if self._bodies is not None and visit.asked and visit.principal is not None:
             self._bodies.add(
@@ -266,6 +267,7 @@ class _Visit:
         self.route: Route | None = None
         self.call: Call | None = None
         self.meter: Meter | None = None
+        self.requests: tuple[GenerationRequest, ...] = ()
         self.admitted = False
         self.bytes_in = 0
         self.asked = b""
@@ -276,6 +278,17 @@ class _Visit:
     def request_id(self) -> str:
         """The id as clients see it."""
         return f"req_{self.id}"
+
+    def generation_tokens(self) -> int:
+        """What its generation cost: the usage; for one broken off, what passed and about what its prompt took."""
+        meter = self.meter
+        if meter is None:
+            return 0
+        usage = meter.usage or Usage(0, 0)
+        if meter.booked >= len(self.requests) or not (meter.tokens or self.error == CLIENT_GONE):
+            return usage.prompt_tokens + usage.completion_tokens
+        prompts = sum(map(estimated_prompt, self.requests))
+        return max(usage.prompt_tokens, prompts) + max(usage.completion_tokens, meter.tokens)
 
     def all_headers(self) -> list[tuple[str, str]]:
         """Return what every answer carries."""

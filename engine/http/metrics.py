@@ -73,13 +73,17 @@ class ModelMetrics:
 class Meter:
     """Watches the deltas of one request; `done` books them."""
 
-    __slots__ = ("_clock", "_last", "_model", "first_at", "timing", "usage")
+    __slots__ = ("_clock", "_last", "_model", "booked", "first_at", "timing", "tokens", "usage")
 
     def __init__(self, model: ModelMetrics, clock: Callable[[], float]) -> None:
         self._model = model
         self._clock = clock
         self._last: dict[int, float] = {}
         self.first_at: float | None = None
+        self.tokens = 0
+        """Generated tokens that passed so far."""
+        self.booked = 0
+        """Requests that have told their usage."""
         self.usage: Usage | None = None
         self.timing: Timing | None = None
 
@@ -88,8 +92,9 @@ class Meter:
         if delta.tokens or delta.text:
             now = self._clock()
             last = self._last.get(index)
+            count = max(1, len(delta.tokens))
+            self.tokens += count
             if last is not None:
-                count = max(1, len(delta.tokens))
                 self._model.histograms["inter_token_latency_seconds"].observe((now - last) / count, count)
             elif self.first_at is None:
                 self.first_at = now
@@ -101,6 +106,7 @@ class Meter:
 
     def _book(self, usage: Usage, timing: Timing | None) -> None:
         model, histograms = self._model, self._model.histograms
+        self.booked += 1
         self.usage = usage if self.usage is None else _sum(self.usage, usage)
         self.timing = timing
         model.prompt_tokens += usage.prompt_tokens

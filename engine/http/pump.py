@@ -45,10 +45,12 @@ class Silence:
         self._spoken_at = self._loop.time()
         self._patience_s = self._ping_s
 
-    async def stop(self) -> None:
-        """End the pings and wait for one that is on its way."""
+    async def stop(self, *, begun: bool) -> None:
+        """End the pings and wait for one that is on its way; one that would begin the answer is dropped."""
         self._timer.cancel()
         if self._running is not None:
+            if not begun:
+                self._running.cancel()
             await asyncio.wait({self._running})
 
     def _look(self) -> None:
@@ -98,7 +100,7 @@ async def stream(exchange: Exchange, call: Call, reply: Streamed, meter: Meter, 
             raise problem from error
         last = writer.fail(problem)
     finally:
-        await silence.stop()
+        await silence.stop(begun=began)
     await exchange.end(last)
 
 

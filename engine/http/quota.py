@@ -7,9 +7,24 @@ requests that entered and have not left, and no key holds more than its share of
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
+from lathe.engine.generation import GenerationRequest
 from lathe.engine.http.access import Principal
 from lathe.engine.http.problems import Problem
+
+_BYTES_PER_TOKEN = 4
+
+
+def estimated(text: str | Sequence[int]) -> int:
+    """Tokens of a text that nobody has counted; token ids are counted."""
+    return -(-len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN) if isinstance(text, str) else len(text)
+
+
+def estimated_prompt(request: GenerationRequest) -> int:
+    """Tokens of the prompt of a request that has not told its usage."""
+    texts = [message.content for message in request.messages] + [request.prompt or "", request.tools or ""]
+    return sum(map(estimated, texts)) + estimated(request.tokens or ())
 
 
 class Bucket:

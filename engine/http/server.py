@@ -55,6 +55,7 @@ class HttpServer:
         self._log = RequestLog(publish)
         self._running: _Running | None = None
         self._starting = False
+        self._stopping: asyncio.Task[ServerState] | None = None
         self._last = ServerState(running=False)
 
     @property
@@ -107,23 +108,34 @@ class HttpServer:
         return self.state
 
     async def stop(self, drain_s: float | None = None) -> ServerState:
-        """Stop accepting, let running requests finish for `drain_s`, end the rest."""
+        """Stop accepting, let running requests finish for `drain_s`, end the rest.
+
+        It goes on where its caller leaves, and a second call waits for the same end.
+        """
         running = self._running
-        if running is None or running.gateway.draining:
+        if running is None:
             return self.state
-        running.gateway.draining = True
-        self._publish(ServerChanged(self.state))
-        await running.close(self._limits.drain_s if drain_s is None else drain_s)
-        if running.bodies is not None:
-            await running.bodies.close()
-        self._log.flush()
-        final = self.state
-        self._running = None
-        self._last = ServerState(
-            running=False, options=final.options, requests_total=final.requests_total,
-            rejected_total=final.rejected_total, errors_total=final.errors_total,
-        )  # fmt: skip
-        self._publish(ServerChanged(self._last))
+        if self._stopping is None:
+            running.gateway.draining = True
+            self._publish(ServerChanged(self.state))
+            closing = self._close(running, self._limits.drain_s if drain_s is None else drain_s)
+            self._stopping = asyncio.create_task(closing, name="http stop")
+        return await asyncio.shield(self._stopping)
+
+    async def _close(self, running: _Running, drain_s: float) -> ServerState:
+        try:
+            await running.close(drain_s)
+            if running.bodies is not None:
+                await running.bodies.close()
+        finally:
+            self._log.flush()
+            final = self.state
+            self._running = self._stopping = None
+            self._last = ServerState(
+                running=False, options=final.options, requests_total=final.requests_total,
+                rejected_total=final.rejected_total, errors_total=final.errors_total,
+            )  # fmt: skip
+            self._publish(ServerChanged(self._last))
         self._log.note("info", "stopped")
         return self._last
 

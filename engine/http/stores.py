@@ -20,6 +20,7 @@ from lathe.store.rag.values import Filter, StoredPassage, StoreStats, is_store_n
 from msgspec import Meta
 
 MAX_HITS = 200
+MAX_GLOB = 4096
 _FRESH_S = 1.0
 StoreName = Annotated[str, Meta(max_length=64)]
 Question = Annotated[str, Meta(min_length=1, max_length=16_384)]
@@ -51,7 +52,7 @@ class StoreList(msgspec.Struct):
 class StoreFilter(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Which passages may be found; fields are joined by and, values within one by or."""
 
-    paths: list[str] = []
+    paths: list[Annotated[str, Meta(max_length=MAX_GLOB)]] = []
     """Globs over the whole path."""
     media_types: list[str] = []
     languages: list[str] = []

@@ -14,6 +14,7 @@ from lathe.engine.http.asking import client_of, principal_of
 from lathe.engine.http.call import Call, Json, Reply
 from lathe.engine.http.messages_in import Messages, engine_messages
 from lathe.engine.http.problems import Problem
+from lathe.engine.http.quota import estimated
 from lathe.engine.http.tools import MAX_TOOLS, Tool, toolbox
 from lathe.engine.http.wire import ModelName, TemplateValues, TokenId
 from msgspec import Meta
@@ -188,7 +189,7 @@ async def score(call: Call) -> Reply:
         client=client_of(call),
     )
     scores = await call.service.workbench.score(request)
-    call.prompt_tokens += sum(row.tokens for row in scores)
+    call.prompt_tokens += estimated(request.context) + sum(row.tokens for row in scores)
     rows = [
         ScoreRow(index, row.logprob, row.tokens, row.greedy, list(row.token_logprobs))
         for index, row in enumerate(scores)

@@ -79,7 +79,8 @@ def _request(step: GenerateStep, line: _Line) -> GenerationRequest:
 
 def _read(path: Path) -> list[_Line]:
     lines: list[_Line] = []
-    for number, text in enumerate(path.read_text("utf-8").splitlines(), 1):
+    # Not `splitlines`: it also breaks at U+2028 and U+0085, which may stand in a prompt.
+    for number, text in enumerate(path.read_text("utf-8").split("\n"), 1):
         if not text.strip():
             continue
         if not text.lstrip().startswith("{"):

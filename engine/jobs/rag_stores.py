@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from lathe.engine.errors import LatheError, MissingError, UsageError
@@ -47,11 +48,21 @@ async def open_for_writing(path: Path, settings: StoreSettings | None = None) ->
     """
     if settings is None and not await asyncio.to_thread(path.exists):
         raise MissingError(f"there is no store {path.stem!r}", hint="`lathe rag list` shows every store")
-    if settings is not None:
-        store = await asyncio.to_thread(RagStore.create, path, settings)
-    else:
-        store = await asyncio.to_thread(RagStore.open, path)
+    work = partial(RagStore.create, path, settings) if settings is not None else partial(RagStore.open, path)
+    opening = asyncio.create_task(asyncio.to_thread(work))
+    try:
+        store = await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await asyncio.shield(_close_after(opening))
+        raise
     try:
         yield store
     finally:
         await asyncio.shield(asyncio.to_thread(store.close))
+
+
+async def _close_after(opening: asyncio.Task[RagStore]) -> None:
+    """Close a store that nobody waits for any more: the thread that opens it cannot be stopped."""
+    await asyncio.wait({opening})
+    if opening.exception() is None:
+        await asyncio.to_thread(opening.result().close)

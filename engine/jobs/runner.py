@@ -3,14 +3,17 @@
     submit -> queued -> (lane free) -> child or service -> register outcome -> done
 Effects reach the world through `Records` (the store), `publish` (the bus) and `Setting` (catalogue and workbench), so
 the queue itself is tested without any of them. Invariant: every change of a job's state is saved before it is
-published, and a job that was running when the engine died is `interrupted`, never lost.
+published (an end that the store has no room for is told all the same), a job runs once at a time, and one that was
+running when the engine died is `interrupted`, never lost.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
@@ -24,8 +27,10 @@ from lathe.engine.jobs.values import FINAL, Job, JobSpec, JobState, Lane, Outcom
 from lathe.engine.paths import Home
 from lathe.engine.process import Child, spawn
 from lathe.engine.steps import Step
+from lathe.store.errors import StoreError
 from lathe.store.models import ModelEntry
 
+_LOG = logging.getLogger("lathe.jobs")
 _SAVE_INTERVAL_S = 2.0
 """Progress is saved this often; state changes are saved at once."""
 
@@ -92,6 +97,9 @@ class JobRunner:
         self._services: dict[str, asyncio.Task[Outcome]] = {}
         self._stopping: dict[str, JobState] = {}
         self._saved_at: dict[str, float] = {}
+        self._resuming: set[str] = set()
+        self._unsaved: dict[str, Job] = {}
+        """Ended jobs that could not be saved; the store takes them for running."""
         self._changed = asyncio.Condition()
         self._closing = False
 
@@ -136,20 +144,29 @@ class JobRunner:
     async def resume(self, job_id: str) -> Job:
         """Queue a stopped job again under its own id; its checkpoint is used."""
         self._refuse_when_closing()
-        job = await self.get(job_id)
-        if job.state not in FINAL:
-            raise UsageError(f"{job_id} is {job.state}", hint="only a stopped job can be resumed")
-        again = msgspec.structs.replace(
-            job,
-            state="queued",
-            failure=None,
-            outcome=None,
-            finished_at=None,
-            started_at=None,
-            progress=Progress(),
-            pid=None,
-        )
-        await self._enqueue(again)
+        if job_id in self._resuming:
+            raise _not_stopped(job_id, "queued")
+        self._resuming.add(job_id)
+        try:
+            job = await self.get(job_id)
+            if job.state not in FINAL:
+                raise _not_stopped(job_id, job.state)
+            if job_id in self._tasks:  # it has ended, and what it left is being cleared away
+                await asyncio.wait({self._tasks[job_id]})
+                self._refuse_when_closing()
+            again = msgspec.structs.replace(
+                job,
+                state="queued",
+                failure=None,
+                outcome=None,
+                finished_at=None,
+                started_at=None,
+                progress=Progress(),
+                pid=None,
+            )
+            await self._enqueue(again)
+        finally:
+            self._resuming.discard(job_id)
         return again
 
     async def cancel(self, job_id: str, force: bool = False) -> Job:
@@ -168,15 +185,16 @@ class JobRunner:
     async def get(self, job_id: str) -> Job:
         """The job as it is now."""
         live = self._active.get(job_id) or next((job for job in self._queue if job.id == job_id), None)
-        return live or await self._records.get(job_id)
+        return live or self._unsaved.get(job_id) or await self._records.get(job_id)
 
     async def newest(self, limit: int) -> list[Job]:
         """Jobs, newest first, live progress included."""
         saved = await self._records.newest(limit)
-        return [self._active.get(job.id, job) for job in saved]
+        return [self._active.get(job.id) or self._unsaved.get(job.id, job) for job in saved]
 
     async def clear_finished(self) -> int:
         """Drop ended jobs from the list."""
+        await self._save_late()
         return await self._records.clear_finished()
 
     async def wait(self, job_id: str) -> Job:
@@ -193,6 +211,7 @@ class JobRunner:
             self._stopping.setdefault(job_id, "interrupted")
         await asyncio.gather(*(self._stop(job_id) for job_id in tuple(self._tasks)), return_exceptions=True)
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self._save_late()
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -327,12 +346,29 @@ class JobRunner:
         ended = msgspec.structs.replace(
             job, state=state, outcome=outcome, failure=failure, finished_at=time.time(), pid=None
         )
-        await self._save(ended)
-        self._active.pop(job.id, None)
-        async with self._changed:
-            self._changed.notify_all()
+        try:
+            await self._save(ended)
+        except Exception as error:  # noqa: BLE001 - whatever keeps it out of the store, the job has ended
+            self._unsaved[job.id] = ended
+            self._publish(JobChanged(ended))
+            _LOG.warning("%s is %s, which could not be saved: %s", job.id, state, error)
+        finally:
+            self._active.pop(job.id, None)
+            async with self._changed:
+                self._changed.notify_all()
         return ended
 
     async def _save(self, job: Job) -> None:
         await self._records.save(job)
+        self._unsaved.pop(job.id, None)
         self._publish(JobChanged(job))
+
+    async def _save_late(self) -> None:
+        """Try again to save what could not be saved when it ended."""
+        for job in tuple(self._unsaved.values()):
+            with suppress(StoreError):
+                await self._save(job)
+
+
+def _not_stopped(job_id: str, state: str) -> UsageError:
+    return UsageError(f"{job_id} is {state}", hint="only a stopped job can be resumed")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import aclosing
 
+import pytest
+from lathe.engine import bus as bus_module
 from lathe.engine.bus import MAX_PENDING, Bus, Subscription
-from lathe.engine.events import JobProgressed, LogLine, SampleTaken, Stale
+from lathe.engine.events import Event, JobProgressed, LogLine, SampleTaken, Stale
 from lathe.engine.jobs.values import Progress
 from lathe.engine.telemetry.sample import Sample
 
@@ -47,3 +50,21 @@ async def test_leaving_the_loop_unsubscribes() -> None:
         bus.publish(_line(1))
         assert await first == _line(1)
     assert bus.subscribers == 0
+
+
+async def test_what_another_thread_publishes_is_handed_out_in_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+
+    class Watched(Subscription):
+        def offer(self, event: Event) -> None:
+            threads.append(threading.get_ident())
+            super().offer(event)
+
+    monkeypatch.setattr(bus_module, "Subscription", Watched)
+    bus = Bus()
+    async with aclosing(bus.subscribe()) as events:
+        first = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(bus.publish, _line(1))
+        assert await first == _line(1)
+    assert threads == [threading.get_ident()]

@@ -172,6 +172,14 @@ async def test_a_process_that_dies_is_an_error_and_replaced(asker: Forecaster, m
     await asker.close()
 
 
+async def test_a_process_that_ends_takes_no_question_of_its_successor(asker: Forecaster, model: ModelEntry) -> None:
+    step = QuantizeStep(model=model.name, type="Q4_K_M")
+    await asker.forecast(step, model)
+    asker._sleep()  # its end is heard only after the next question was asked
+    assert (await asker.forecast(step, model)).bytes is not None
+    await asker.close()
+
+
 async def test_without_questions_it_ends(asker: Forecaster, model: ModelEntry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecaster, "IDLE_S", 0.01)
     await asker.forecast(QuantizeStep(model=model.name), model)

@@ -16,8 +16,9 @@ from lathe.engine.jobs.services import ServiceContext
 from lathe.engine.jobs.values import FINAL, Job, Lane, Outcome
 from lathe.engine.paths import Home
 from lathe.engine.steps import BenchStep, PerplexityStep, ScanStep, Step
-from lathe.store.errors import NotFound
+from lathe.store.errors import NotFound, StoreFull
 from lathe.store.models import ModelEntry
+from support.waiting import until
 
 Code = Callable[[Any, ServiceContext], Awaitable[Outcome]]
 
@@ -28,12 +29,17 @@ class Memory:
     def __init__(self) -> None:
         self.saved: dict[str, Job] = {}
         self.history: list[tuple[str, str]] = []
+        self.full = False
+        self.refused: list[Job] = []
 
     async def new_id(self) -> str:
         return f"j-{len(self.saved) + 1}"
 
     async def save(self, job: Job) -> None:
         await asyncio.sleep(0)
+        if self.full:
+            self.refused.append(job)
+            raise StoreFull("no room left")
         self.saved[job.id] = job
         if (job.id, job.state) not in self.history[-1:]:
             self.history.append((job.id, job.state))
@@ -42,6 +48,7 @@ class Memory:
         return [job for job in self.saved.values() if job.state in ("queued", "running")]
 
     async def get(self, job_id: str) -> Job:
+        await asyncio.sleep(0)
         if job_id not in self.saved:
             raise NotFound(f"no job {job_id}")
         return self.saved[job_id]
@@ -65,6 +72,8 @@ class World:
         self.events: list[Event] = []
         self.registered: list[Job] = []
         self.collected: list[str] = []
+        self.collecting = asyncio.Event()
+        self.collecting.set()
         self.runner = self.new_runner()
 
     def new_runner(self, cpu: int = 1) -> JobRunner:
@@ -73,7 +82,8 @@ class World:
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, JobChanged):
-            assert self.records.saved[event.job.id] == event.job, "published before it was saved"
+            kept = (self.records.saved[event.job.id], *self.records.refused)
+            assert event.job in kept, "published before it was saved"
         self.events.append(event)
 
     async def resolve(self, reference: str) -> ModelEntry:
@@ -86,6 +96,7 @@ class World:
         self.registered.append(job)
 
     async def collect(self, job: Job) -> None:
+        await self.collecting.wait()
         self.collected.append(job.id)
 
     def workbench(self) -> None:
@@ -200,6 +211,56 @@ async def test_resume_runs_the_same_job_again(world: World, monkeypatch: pytest.
     resumed = await world.runner.resume(job.id)
     ended = await world.runner.wait(resumed.id)
     assert (ended.id, ended.state, ended.failure) == (job.id, "done", None)
+
+
+async def test_two_that_resume_a_job_start_it_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.runner = world.new_runner(cpu=2)
+    _script(monkeypatch, _forever)
+    job = await world.runner.submit(ScanStep())
+    await world.runner.cancel(job.id)
+    both = await asyncio.gather(world.runner.resume(job.id), world.runner.resume(job.id), return_exceptions=True)
+    assert [type(answer) for answer in both] == [Job, UsageError]
+    assert [state for _, state in world.records.history].count("queued") == 2
+    with pytest.raises(UsageError):
+        await world.runner.resume(job.id)
+
+
+async def test_a_job_resumed_while_it_is_cleared_away_waits_for_that(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _script(monkeypatch, _forever)
+    job = await world.runner.submit(ScanStep())
+    await until(lambda: bool(world.events and isinstance(world.events[-1], JobProgressed)))
+    world.collecting.clear()
+    assert (await world.runner.cancel(job.id)).state == "cancelled"
+    resuming = asyncio.create_task(world.runner.resume(job.id))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not resuming.done() and not world.collected
+    world.collecting.set()
+    assert (await resuming).state == "queued"
+    await until(lambda: world.records.saved[job.id].state == "running")
+    assert (await world.runner.cancel(job.id)).state == "cancelled", "the second run can be stopped, too"
+    await until(lambda: not world.runner.busy and not world.runner._tasks)
+
+
+async def test_a_job_ends_though_the_store_has_no_room_and_is_saved_when_there_is(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def filling(step: Any, context: ServiceContext) -> Outcome:
+        world.records.full = True
+        return Outcome(figures={"files": 1})
+
+    _script(monkeypatch, filling)
+    job = await world.runner.submit(ScanStep())
+    ended = await world.runner.wait(job.id)
+    assert (ended.state, ended.outcome) == ("done", Outcome(figures={"files": 1}))
+    assert await world.runner.get(job.id) == ended == (await world.runner.newest(1))[0]
+    assert world.records.saved[job.id].state == "running"
+    assert JobChanged(ended) in world.events and not world.runner.busy
+    world.records.full = False
+    await world.runner.close()
+    assert world.records.saved[job.id] == ended
 
 
 async def test_the_engines_end_makes_running_jobs_resumable_and_keeps_queued_ones(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from lathe.engine.errors import CrashedError, MissingError, UsageError
 from lathe.engine.generation import Delta, EmbedRequest, GenerationRequest, Message, Sampling, ScoreRequest
+from lathe.engine.jobs import generate
 from lathe.engine.local import LocalWorkbench
 from lathe.engine.paths import Home
 from lathe.engine.states import ServerOptions
@@ -204,6 +205,12 @@ async def test_the_steps_that_use_workers(engine: LocalWorkbench, embedded_gguf:
     assert served.outcome is not None, served.failure
     assert (served.outcome.figures["ttft_s"] or 0) > 0
     assert not (await engine.snapshot()).server.running
+
+
+def test_a_prompts_file_is_cut_at_line_feeds_only(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "one\u2028still one"}\r\n\ntwo\x85still two\n', "utf-8")
+    assert [line.prompt for line in generate._read(prompts)] == ["one\u2028still one", "two\x85still two"]
 
 
 async def test_unloading_gives_the_memory_back(engine: LocalWorkbench, embedded_gguf: Path) -> None:

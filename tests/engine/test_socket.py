@@ -267,6 +267,18 @@ async def test_the_socket_is_private_and_a_stale_one_is_replaced(home: Path) -> 
     await host.stop()
 
 
+async def test_an_engine_that_ends_leaves_the_socket_of_the_next_one(home: Path) -> None:
+    place = Home(home).create()
+    old, new = (Host(ScriptedWorkbench(), place, release) for release in ("old", "new"))
+    await old.start()
+    await new.start()
+    await old.stop()
+    front = await RemoteWorkbench.open(place.socket)
+    await front.close()
+    await new.stop()
+    assert not place.socket.exists()
+
+
 def test_a_long_workspace_path_still_has_a_socket(tmp_path: Path) -> None:
     deep = Home(tmp_path / ("x" * 60) / ("y" * 60))
     assert len(os.fsencode(deep.socket)) <= 100

@@ -15,6 +15,8 @@ from lathe.store.database import Database
 from lathe.store.errors import HOW_TO_RECOVER, StoreCorrupt, StoreError, StoreFull, StoreReadOnly
 from lathe.store.hashes import Hashes, HashRecord
 from lathe.store.jobs import JobRecord, Jobs
+from lathe.store.keys import KeyRing
+from lathe.store.migrations import WORKSPACE
 from lathe.store.models import Models
 from lathe.store.recovery import recover_copy
 from lathe.store.requests import RequestRecord, Requests
@@ -135,6 +137,21 @@ def test_recovery_saves_what_can_be_read(tmp_path: Path, sound: bytes) -> None:
         database.write(write_everything).result()
     with pytest.raises(StoreError, match="exists"):
         recover_copy(damaged, tmp_path / "saved.db")
+
+
+def test_recovery_of_an_older_store_gives_new_columns_their_defaults(tmp_path: Path) -> None:
+    old = WORKSPACE._replace(steps=WORKSPACE.steps[:7])  # before keys had stores, and before aliases
+    with Database.open(tmp_path / "old.db", schema=old) as database:
+        row = ["ops", "d", 1.0, "[]", "[]", None, None]
+        database.write(
+            lambda db: db.execute("INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?, ?)", row) and None
+        ).result()
+    recovery = recover_copy(tmp_path / "old.db", tmp_path / "copy.db")
+    assert (recovery.saved["api_keys"], recovery.saved["aliases"]) == (1, 0)
+    assert not any(recovery.gaps.values())
+    with Database.open(tmp_path / "copy.db") as database:
+        (found,) = KeyRing(database).keys()
+        assert (found.name, found.stores) == ("ops", ())
 
 
 def test_recovery_of_a_sound_file_loses_nothing(tmp_path: Path, sound: bytes) -> None:

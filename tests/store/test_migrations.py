@@ -8,7 +8,8 @@ import pytest
 from lathe.store import driver
 from lathe.store.database import Database
 from lathe.store.errors import StoreCorrupt, StoreError, StoreReadOnly, StoreTooNew
-from lathe.store.migrations import WORKSPACE, Schema
+from lathe.store.migrations import WORKSPACE, Schema, back_up
+from sqlite_utils import Database as Connection
 from support.store_work import NEW, OLD, m001_things, m002_copies, m003_no_things
 
 
@@ -30,6 +31,21 @@ def test_each_migration_runs_once_and_the_file_before_is_kept(tmp_path: Path) ->
     with Database.open(tmp_path / "s.db.v1.bak", schema=OLD, read_only=True) as backup:
         assert backup.read(lambda db: db.execute("SELECT count(*) FROM things").fetchone()) == (3,)
     assert (tmp_path / "s.db.v1.bak").stat().st_mode & 0o777 == 0o600
+
+
+def test_nobody_else_can_read_a_backup_while_it_is_written(tmp_path: Path) -> None:
+    db = Connection(driver.connect(old_store(tmp_path / "s.db", rows=500), "rw"), execute_plugins=False)
+    part, modes = tmp_path / "s.db.v1.bak.part", set()
+
+    def look() -> int:
+        if part.exists():
+            modes.add(part.stat().st_mode & 0o777)
+        return 0
+
+    db.conn.set_progress_handler(look, 10)
+    back_up(db, tmp_path / "s.db", 1)
+    db.close()
+    assert modes == {0o600}
 
 
 def test_a_new_file_needs_no_backup(tmp_path: Path) -> None:

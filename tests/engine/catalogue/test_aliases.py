@@ -16,6 +16,8 @@ from lathe.engine.catalogue.catalogue import Catalogue
 from lathe.engine.errors import MissingError, UsageError
 from lathe.engine.http.catalogue import Catalogue as Offer
 from lathe.engine.http.problems import Problem
+from lathe.engine.jobs.values import Outcome
+from lathe.engine.steps import PerplexityStep
 from lathe.engine.workbench import ModelAlias
 from lathe.store.database import Database
 from lathe.store.errors import NotFound
@@ -160,3 +162,10 @@ def test_the_shell_sets_lists_and_forgets(monkeypatch: pytest.MonkeyPatch) -> No
     for wrong in (("prod",), ("prod", model, "--rm"), ("prod", model, "--key-env", "X"),
                   ("far", FAR.target, "--key-env", "X", "--key-file", "y")):  # fmt: skip
         assert run(*wrong).exit_code == 2
+
+
+def test_what_is_measured_through_an_alias_is_its_models(catalogue: Catalogue, tmp_path: Path) -> None:
+    name = entered(catalogue, tmp_path / "tiny.gguf")
+    catalogue.set_alias(ModelAlias(name="prod", target=name))
+    (entry,) = catalogue.register(PerplexityStep(model="prod"), Outcome(figures={"perplexity": 7.5}))
+    assert (entry.name, entry.measured) == (name, {"perplexity": 7.5})

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import queue
 import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lathe.engine.catalogue import hashing
 from lathe.engine.catalogue.hashing import Hasher, hash_file, hash_files
 from lathe.engine.catalogue.scan import files_of, identify
 from lathe.engine.catalogue.walk import File, look_at
@@ -133,6 +136,25 @@ def test_the_hasher_passes_by_what_it_cannot_hash_until_it_is_woken_again(
     assert database.read(lambda db: Models(db).get(restored.id)).sha256 is not None
     assert database.read(lambda db: Models(db).get(fine.id)).sha256 is not None
     assert "gone was not hashed" in caplog.text
+
+
+def test_a_model_forgotten_while_it_is_hashed_does_not_stop_the_others(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten = enter(database, gguf(tmp_path / "a.gguf", "1"))
+    fine = enter(database, gguf(tmp_path / "b.gguf", "a longer name so that it is last"))
+
+    def hash_and_forget(*arguments: Any, **options: Any) -> str:
+        if forgotten in database.read(lambda db: Models(db).all()):
+            database.write(lambda db: Models(db).remove(forgotten.id)).result()
+        return hash_files(*arguments, **options)
+
+    monkeypatch.setattr(hashing, "hash_files", hash_and_forget)
+    done: queue.Queue[str] = queue.Queue()
+    hasher = Hasher(database, done.put)
+    hasher.wake()
+    assert done.get(timeout=30) == fine.id
+    hasher.stop()
 
 
 def test_a_stopped_hasher_stays_stopped(database: Database) -> None:

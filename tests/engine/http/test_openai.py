@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 from lathe.engine.errors import BusyError, CrashedError, UsageError
-from lathe.engine.generation import Embeddings, EmbedRequest, GenerationRequest
+from lathe.engine.generation import Delta, Embeddings, EmbedRequest, GenerationRequest
+from lathe.engine.http import pump
 from lathe.engine.http.limits import Limits
 from support.http_kit import MODEL, HeldWorkbench, Served, serving, sse
 from support.waiting import until
@@ -304,6 +306,26 @@ async def test_a_failure_after_an_early_start_is_an_event() -> None:
         lines = await served.stream("/v1/chat/completions", CHAT | {"stream": True})
         assert [line for line in lines if line.startswith("data:")] == lines[1:]
         assert sse(lines)[0]["error"]["code"] == "E_BUSY"
+
+
+async def test_a_failure_in_the_moment_of_the_first_ping_keeps_its_own_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    failing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    look = pump.Silence._look
+
+    def fail_and_look(silence: pump.Silence) -> None:
+        if not failing.done():
+            failing.set_exception(BusyError("the queue is full"))
+        look(silence)
+
+    class Failing(HeldWorkbench):
+        async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+            await failing
+            yield Delta()
+
+    monkeypatch.setattr(pump.Silence, "_look", fail_and_look)
+    async with serving(Failing(), limits=Limits(first_byte_s=0.01)) as served:
+        answer = await served.post("/v1/chat/completions", CHAT | {"stream": True})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "E_BUSY")
 
 
 async def test_embeddings_in_both_encodings_and_fewer_dimensions() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lathe.engine.generation import GenerationRequest, Message
 from lathe.engine.http.access import Principal
 from lathe.engine.http.problems import Problem
-from lathe.engine.http.quota import Admission, Quotas
+from lathe.engine.http.quota import Admission, Quotas, estimated_prompt
 
 
 def test_requests_per_minute_refill_evenly() -> None:
@@ -88,3 +89,10 @@ def test_what_enters_and_leaves_is_counted(moves: list[tuple[bool, str]]) -> Non
             held[key] -= 1
         assert admission.active == sum(held.values()) <= 10
         assert max(held.values()) <= 5
+
+
+def test_an_uncounted_prompt_is_estimated_by_its_bytes_and_token_ids_are_counted() -> None:
+    assert estimated_prompt(GenerationRequest(model="m", tokens=(1, 2, 3))) == 3
+    assert estimated_prompt(GenerationRequest(model="m", prompt="12345")) == 2
+    turns = (Message("system", "äöüß"), Message("user", "1234"))
+    assert estimated_prompt(GenerationRequest(model="m", messages=turns, tools="[{}]")) == 2 + 1 + 1

@@ -175,6 +175,27 @@ async def test_drain_lets_running_requests_finish_and_refuses_new_ones() -> None
         assert not (await stopping).running
 
 
+async def test_a_stop_goes_on_when_its_caller_leaves_and_a_second_waits_for_the_same_end() -> None:
+    workbench = HeldWorkbench()
+    workbench.held = asyncio.Event()
+    async with serving(workbench) as served:
+        http = served.server
+        running = asyncio.create_task(served.post("/v1/chat/completions", CHAT))
+        await until(lambda: workbench.open == 1)
+        leaving = asyncio.create_task(http.stop(drain_s=20))
+        await until(lambda: not http.state.running)
+        leaving.cancel()
+        await asyncio.wait({leaving})
+        second = asyncio.create_task(http.stop())
+        with pytest.raises(BusyError):
+            await http.start(ServerOptions(port=0))
+        assert not second.done()
+        workbench.held.set()
+        assert (await running).status_code == 200
+        assert await second == http.state
+        assert (await http.start(ServerOptions(port=0))).running
+
+
 async def test_drain_ends_what_does_not_finish() -> None:
     workbench = HeldWorkbench()
     workbench.held = asyncio.Event()
@@ -217,6 +238,36 @@ async def test_a_key_s_quota_of_tokens_is_charged_by_what_was_used() -> None:
         second = await served.post("/v1/chat/completions", CHAT)
         assert (second.status_code, second.json()["error"]["code"]) == (429, "tokens_per_minute")
         assert int(second.headers["retry-after"]) > 1
+
+
+async def test_whoever_leaves_a_stream_pays_for_what_it_took() -> None:
+    workbench = HeldWorkbench()
+    workbench.held, workbench.after = asyncio.Event(), 3
+    async with serving(workbench, keys=(key("hasty", tokens_per_minute=20),)) as served:
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "word " * 20}], "stream": True}
+        async with served.client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            assert answer.status_code == 200
+            await until(lambda: workbench.open == 1)
+        await until(lambda: workbench.open == 0 and served.server.state.requests_active == 0)
+        assert served.server.state.keys[0].tokens >= 25
+        refused = await served.post("/v1/chat/completions", CHAT)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "tokens_per_minute")
+
+
+async def test_what_the_engine_refuses_costs_no_tokens() -> None:
+    workbench = HeldWorkbench()
+    workbench.fail["generate"] = BusyError("full")
+    async with serving(workbench) as served:
+        assert (await served.post("/v1/chat/completions", CHAT)).status_code == 503
+        assert served.server.state.keys[0].tokens == 0
+
+
+async def test_a_score_costs_its_context() -> None:
+    async with serving(keys=(key("small", tokens_per_minute=100),)) as served:
+        for context, status in (("word " * 100, 200), ("a", 429)):
+            body = {"model": MODEL, "context": context, "continuations": ["b"]}
+            assert (await served.post("/v1/score", body)).status_code == status
+        assert served.server.state.keys[0].tokens >= 125
 
 
 async def test_a_key_s_models_are_all_it_sees() -> None:

@@ -43,6 +43,9 @@ async def test_a_search_tells_where_passages_stand() -> None:
         assert hit["sources"]["bm25"]["rank"] == 1
         for body in ({}, {"query": ""}, {"query": "x", "k": 0}, {"query": "x", "mode": "sql"}, {"query": "x", "y": 1}):
             assert (await served.post("/v1/stores/handbook/search", body)).status_code == 400, body
+        for length, status in ((4096, 200), (4097, 400)):
+            body = {"query": "token", "filter": {"paths": ["*" * length]}}
+            assert (await served.post("/v1/stores/handbook/search", body)).status_code == status
         assert (await served.post("/v1/stores/none/search", {"query": "x"})).status_code == 404
 
 
