@@ -16,6 +16,7 @@ from urllib.parse import urldefrag
 import msgspec
 from lathe.engine.catalogue import register, removal
 from lathe.engine.catalogue.naming import clean
+from lathe.engine.catalogue.references import meant
 from lathe.engine.catalogue.remotes import KEY, checked, remote_path
 from lathe.engine.catalogue.scan import current_id, identify
 from lathe.engine.embedded import CHECKPOINT
@@ -62,7 +63,7 @@ class Catalogue:
         if not _is_text(reference):
             raise self._missing(reference)
         commits = self._database.commits
-        found = self._database.read(lambda db: _meant(db, reference))
+        found = self._database.read(lambda db: meant(db, reference))
         if len(found) == 1:
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
@@ -248,16 +249,6 @@ class Catalogue:
         near += [name for folded, name in names.items() if reference.casefold() in folded and name not in near][:3]
         hint = f"did you mean {', '.join(near[:3])}?" if near else "`lathe models scan` finds what is on this machine"
         return MissingError(f"no model is called {reference!r}", hint=hint)
-
-
-def _meant(db: Connection, reference: str) -> list[ModelEntry]:
-    """Models that a reference names; an alias counts where no model has that very name."""
-    models = Models(db)
-    found = models.find(reference)
-    if len(found) == 1 and reference in (found[0].name, found[0].path, found[0].id):
-        return found
-    target = Aliases(db).target(reference)
-    return models.find(target) if target is not None else found
 
 
 def _name(name: str) -> str:

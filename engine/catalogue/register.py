@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from lathe.engine.catalogue.naming import clean
+from lathe.engine.catalogue.references import meant
 from lathe.engine.catalogue.scan import ScanResult, identify
 from lathe.engine.errors import InternalError
 from lathe.engine.jobs.values import Artefact, Figure, Outcome
 from lathe.engine.steps import BenchStep, KldStep, PerplexityStep, ServeStep, Step, TuneStep, VerifyStep
-from lathe.store.aliases import Aliases
 from lathe.store.database import Database
 from lathe.store.models import ModelEntry, Models
 from msgspec.structs import replace
@@ -91,11 +91,7 @@ def _enter_scan(models: Models, result: ScanResult, now: float) -> list[ModelEnt
 
 def _meant(db: Connection, reference: str) -> ModelEntry | None:
     """The model that the step was resolved to, unless it was forgotten or renamed while the step ran."""
-    models = Models(db)
-    found = models.find(reference) or models.find(os.path.abspath(Path(reference).expanduser()))  # noqa: PTH100
-    exact = len(found) == 1 and reference in (found[0].name, found[0].path, found[0].id)
-    if not exact and (target := Aliases(db).target(reference)) is not None:
-        found = models.find(target)
+    found = meant(db, reference) or meant(db, os.path.abspath(Path(reference).expanduser()))  # noqa: PTH100
     return found[0] if len(found) == 1 else None
 
 

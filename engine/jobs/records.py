@@ -35,7 +35,8 @@ class StoredJobs:
 
     async def unfinished(self) -> list[Job]:
         """Jobs saved as queued or running, oldest first."""
-        return [_job(record) for record in await self._read(lambda jobs: jobs.unfinished())]
+        records = await self._read(lambda jobs: jobs.unfinished())
+        return [job for record in records if (job := _readable(record)) is not None]
 
     async def get(self, job_id: str) -> Job:
         """One job; raises NotFound."""
@@ -43,7 +44,8 @@ class StoredJobs:
 
     async def newest(self, limit: int) -> list[Job]:
         """Newest first."""
-        return [_job(record) for record in await self._read(lambda jobs: jobs.newest(limit))]
+        records = await self._read(lambda jobs: jobs.newest(limit))
+        return [job for record in records if (job := _readable(record)) is not None]
 
     async def clear_finished(self) -> int:
         """Drop ended jobs."""
@@ -53,13 +55,21 @@ class StoredJobs:
         """Finished jobs with one of these reuse keys, newest first, among the last `limit`."""
         records = await self._read(lambda jobs: jobs.newest(limit, ("done",)))
         likely = (record for record in records if any(key in record.body for key in keys))
-        return [job for job in map(_job, likely) if job.key in keys]
+        return [job for record in likely if (job := _readable(record)) is not None and job.key in keys]
 
     async def _read(self, work: Callable[[Jobs], Result]) -> Result:
         return await asyncio.to_thread(self._database.read, lambda db: work(Jobs(db)))
 
     async def _write(self, work: Callable[[Jobs], Result]) -> Result:
         return await asyncio.wrap_future(self._database.write(lambda db: work(Jobs(db))))
+
+
+def _readable(record: JobRecord) -> Job | None:
+    """The job, unless another release wrote what this one does not read: that must not hide the others."""
+    try:
+        return _job(record)
+    except msgspec.MsgspecError:
+        return None
 
 
 def _job(record: JobRecord) -> Job:

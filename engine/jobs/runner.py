@@ -126,8 +126,9 @@ class JobRunner:
         return {job_id: child.pid for job_id, child in self._children.items()}
 
     async def submit(self, step: Step, run: str | None = None) -> Job:
-        """Queue a step; one that names an unknown model is refused here, not in the queue."""
+        """Queue a step; one that names an unknown model or has impossible values is refused here, not in the queue."""
         self._refuse_when_closing()
+        _check(step)
         names = {named: (await self._setting.resolve(named)).name for named in references(step)}
         kind = kind_of(step)
         job = Job(
@@ -368,6 +369,14 @@ class JobRunner:
         for job in tuple(self._unsaved.values()):
             with suppress(StoreError):
                 await self._save(job)
+
+
+def _check(step: Step) -> None:
+    """Raise `UsageError` for values outside their ranges: structs check them only where they are decoded."""
+    try:
+        msgspec.json.decode(msgspec.json.encode(step), type=Step)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{name_of(step)}: {error}", hint="`lathe VERB --help` lists what it takes") from error
 
 
 def _not_stopped(job_id: str, state: str) -> UsageError:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,6 +23,7 @@ from lathe.engine.paths import Home
 from lathe.engine.steps import BenchStep, ConvertStep, PerplexityStep, QuantizeStep, ScanStep, Step, VerifyStep
 from lathe.engine.worker.messages import LoadOptions
 from lathe.store.errors import StoreLocked
+from lathe.store.jobs import JobRecord, Jobs
 
 pytestmark = pytest.mark.native
 
@@ -105,6 +107,21 @@ async def test_a_finished_step_is_recognised_by_its_inputs(engine: LocalWorkbenc
     assert await engine.previous(step) is None, "of the same size, and another inside"
     made.unlink()
     assert await engine.previous(step) is None
+
+
+async def test_a_job_that_cannot_be_read_hides_no_other(engine: LocalWorkbench) -> None:
+    """As one of another release, whose steps have other fields."""
+    job = await _do(engine, ScanStep(roots=(), hashes=False))
+
+    def write(db: Any) -> None:
+        jobs = Jobs(db)
+        number = jobs.new_id()
+        jobs.save(JobRecord(id=number, kind="perplexity", state="running", created_at=1.0, body='{"step": {}}'))
+
+    await asyncio.wrap_future(engine._database.write(write))
+    assert [one.id for one in await engine.jobs()] == [job.id]
+    assert await engine.previous(ConvertStep(model="stdlib-4m")) is None
+    await engine._runner.recover()
 
 
 async def test_bad_steps_fail_in_one_line(engine: LocalWorkbench, tmp_path: Path) -> None:

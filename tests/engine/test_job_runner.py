@@ -15,7 +15,7 @@ from lathe.engine.jobs.runner import JobRunner
 from lathe.engine.jobs.services import ServiceContext
 from lathe.engine.jobs.values import FINAL, Job, Lane, Outcome
 from lathe.engine.paths import Home
-from lathe.engine.steps import BenchStep, PerplexityStep, ScanStep, Step
+from lathe.engine.steps import BenchStep, PerplexityStep, ScanStep, Step, TuneStep
 from lathe.store.errors import NotFound, StoreFull
 from lathe.store.models import ModelEntry
 from support.waiting import until
@@ -159,6 +159,17 @@ async def test_an_error_is_the_jobs_result(world: World, monkeypatch: pytest.Mon
     assert job.state == "failed"
     assert job.failure is not None and (job.failure.message, job.failure.exit) == ("model.gguf: too short", 65)
     assert world.collected == [job.id]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [PerplexityStep(model="m", chunks=-5), TuneStep(model="m", text="t", minutes=float("nan"))],
+)
+async def test_a_step_with_impossible_values_never_reaches_the_queue(world: World, step: Step) -> None:
+    """Saved, it could not be read again."""
+    with pytest.raises(UsageError, match=step.__struct_config__.tag):
+        await world.runner.submit(step)
+    assert world.records.saved == {}
 
 
 async def test_a_lane_runs_one_at_a_time_in_order_and_lanes_do_not_wait_for_each_other(
