@@ -45,6 +45,8 @@ _SAFETY = [("x-content-type-options", "nosniff")]
 GONE = 499
 """The log's status for clients that left; never sent."""
 CLIENT_GONE = "client_gone"
+_REFUSED = frozenset({401, 403, 421, 429, 503})
+"""Statuses of requests that were turned away, whatever they asked for."""
 
 
 class Counts:
@@ -198,7 +200,10 @@ class Gateway:
         else:
             visit.meter, visit.requests = self._meter(call, reply), reply.requests
             if isinstance(reply, Streamed):
-                await pump.stream(visit.exchange, call, reply, visit.meter, self._limits, visit.all_headers())
+                broken = await pump.stream(visit.exchange, call, reply, visit.meter, self._limits, visit.all_headers())
+                if broken is not None:  # its status was sent long ago; the log and the counts tell it all the same
+                    visit.error = broken.code or "error"
+                    self.counts.errors += broken.status >= 500 and broken.code != pump.CANCELLED
                 return
             value, extra = await pump.whole(call, reply, visit.meter), ()
         headers = [*visit.all_headers(), *extra, _JSON]
@@ -212,7 +217,7 @@ class Gateway:
     async def _refuse(self, visit: _Visit, error: Exception) -> None:
         problem = problems.of(error)
         visit.error = problem.code or type(error).__name__
-        if problem.status in (429, 503) and not visit.exchange.started:
+        if problem.status in _REFUSED and not visit.exchange.started:
             self.counts.rejected += 1
         if problem.status == 500:
             self.counts.errors += 1

@@ -26,6 +26,8 @@ PARALLEL = 16
 """Prompts of one HTTP request that are with the engine at once."""
 _AHEAD = 64
 """Deltas that prompts of one request may run ahead of the client."""
+CANCELLED = "cancelled"
+"""Code of an answer that somebody stopped on the server."""
 
 
 class Silence:
@@ -61,14 +63,15 @@ class Silence:
 
 
 async def stream(exchange: Exchange, call: Call, reply: Streamed, meter: Meter, limits: Limits,
-                 headers: list[tuple[str, str]]) -> None:  # fmt: skip
-    """Send a stream; errors after its start are told inside it.
+                 headers: list[tuple[str, str]]) -> Problem | None:  # fmt: skip
+    """Send a stream; errors after its start are told inside it, and returned.
 
     Raises:
         Problem: before anything was sent.
     """
     writer = reply.writer
     began = False
+    problem: Problem | None = None
 
     async def say(data: bytes) -> None:
         nonlocal began
@@ -102,6 +105,7 @@ async def stream(exchange: Exchange, call: Call, reply: Streamed, meter: Meter, 
     finally:
         await silence.stop(begun=began)
     await exchange.end(last)
+    return problem
 
 
 async def whole(call: Call, reply: Whole, meter: Meter) -> object:
@@ -137,7 +141,7 @@ class Ending:
 
 
 def _cancelled() -> Problem:
-    return Problem(503, "the request was cancelled on the server", code="cancelled")
+    return Problem(503, "the request was cancelled on the server", code=CANCELLED)
 
 
 def deltas(call: Call, reply: Streamed | Whole) -> AsyncGenerator[Delta, None]:

@@ -13,6 +13,7 @@ Requests that had streamed nothing when the worker died are asked once more of i
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -38,6 +39,7 @@ from lathe.engine.worker.exchange import Observer
 from lathe.engine.worker.messages import LoadOptions, WorkerInfo
 from lathe.store.models import ModelEntry
 
+_log = logging.getLogger(__name__)
 CRASH_LIMIT, CRASH_WINDOW_S = 3, 300.0
 _BACK_OFF_S = 0.25
 
@@ -269,6 +271,7 @@ class Supervisor:
             if self.state.phase == "stopping":
                 return
             self._crashes.add(self.entry.name, failure)
+            _log.warning("%s", failure.message)
             if self._crashes.quarantine is not None:
                 self._fail("quarantined", self._crashes.quarantine)
                 return

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 import pytest
+from lathe.engine.errors import CrashedError
 from lathe.engine.generation import Delta, GenerationRequest
 from lathe.engine.http.limits import Limits
 from lathe.engine.http.protocol import Connections
@@ -319,6 +320,30 @@ async def test_only_the_stream_of_the_one_who_left_ends() -> None:
         await until(lambda: workbench.open == 1)
         workbench.held.set()
         assert (await staying)[-1] == "data: [DONE]"
+
+
+class Breaking(HeldWorkbench):
+    """Its worker dies after the first piece."""
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        yield Delta(text="The ", tokens=(1,))
+        raise CrashedError("worker qwen was killed")
+
+
+async def test_a_stream_that_breaks_is_logged_and_counted_as_what_it_is() -> None:
+    async with serving(Breaking()) as served:
+        lines = await served.stream("/v1/chat/completions", msgspec.json.decode(CHAT))
+        assert "engine_crash" in lines[-1] or "engine_crash" in lines[-2]
+        await until(lambda: served.server.state.requests_active == 0)
+        assert served.server.state.errors_total == 1
+        assert "error=engine_crash" in served.log[-1]
+
+
+async def test_requests_without_a_key_are_counted_as_refused() -> None:
+    async with serving() as served:
+        for _ in range(2):
+            assert (await served.client.get("/v1/models", headers={"authorization": "Bearer x"})).status_code == 401
+        await until(lambda: served.server.state.rejected_total == 2)
 
 
 class Torrent(HeldWorkbench):
