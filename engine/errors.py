@@ -228,6 +228,10 @@ def _describe_os_error(error: OSError) -> Failure:
         return Failure("E_DISK_FULL", text, "free disk space and run it again", int(ExitCode.CANNOT_CREATE))
     if isinstance(error, FileNotFoundError):
         return Failure("E_NOT_FOUND", text, "check the path", int(ExitCode.NO_INPUT))
+    if isinstance(error, IsADirectoryError):
+        return Failure("E_IS_FOLDER", text, "name a file in it", int(ExitCode.DATA))
+    if isinstance(error, NotADirectoryError):
+        return Failure("E_NO_FOLDER", text, "check the path: a part of it is a file", int(ExitCode.DATA))
     if error.errno in _DENIED:
         return Failure("E_PERMISSION", text, "check the permissions", int(ExitCode.CANNOT_CREATE))
     if isinstance(error, ConnectionError):

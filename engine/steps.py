@@ -51,7 +51,7 @@ class ConvertStep(_Step, frozen=True, kw_only=True, tag="convert"):
     """GGUF: compare outputs with the checkpoint's through transformers, where that is installed."""
     task: Literal["auto", "text-generation-with-past", "feature-extraction", "text-classification"] = "auto"
     """ONNX: what the graph gives; auto: by the architecture."""
-    opset: Annotated[int, Meta(ge=11, le=25)] | None = None
+    opset: Annotated[int, Meta(ge=14, le=23)] | None = None
     """ONNX: version of the operators; None: the architecture's usual one."""
     legacy_context: Positive = 2048
     """Files from before GGUF: tokens of context, which they do not say; Llama 2 has 4096."""

@@ -82,11 +82,12 @@ def file_sha256(path: Path, progress: Report | None = None) -> str:
 def collect_parts(folder: Path) -> list[Path]:
     """Find the parts in `folder`, files or folders, whose writer is gone; safe to remove, sorted by name.
 
-    What does not carry our name is never listed, nor is anything on a file system that has no locks.
+    What does not carry our name is never listed, nor is anything on a file system that has no locks; a folder that
+    cannot be read, or is none, holds none of ours.
     """
     try:
         return sorted(entry for entry, name in _parts(folder) if _stale(entry, name))
-    except FileNotFoundError:
+    except OSError:
         return []
 
 

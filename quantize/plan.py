@@ -114,6 +114,17 @@ def chosen_type(options: QuantizeOptions) -> FileType | None:
 def check_options(options: QuantizeOptions, header: GgufHeader) -> None:
     """Refuse what could only fail later, or would be ignored in silence."""
     recipe = chosen_type(options)
+    chosen = (options.tensor_types, options.output_tensor_type, options.token_embedding_type, options.pure)
+    if recipe is None and any(chosen):
+        raise UnsupportedError(
+            "COPY keeps every tensor as it is, and a type was chosen for some",
+            hint="choose a quantized file type as the base, such as Q8_0, or leave the types of tensors out",
+        )
+    if options.keep_output and options.output_tensor_type is not None:
+        raise UnsupportedError(
+            f"output.weight is kept as it is, or becomes {options.output_tensor_type}, not both",
+            hint="leave one of the two out",
+        )
     if recipe is not None and options.tensor_types and not tensor_type(recipe.base).quantized:
         raise UnsupportedError(
             f"tensor types are ignored by llama.cpp when the file type is {recipe.name}",

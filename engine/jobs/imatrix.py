@@ -29,7 +29,7 @@ def run(step: ImatrixStep, context: JobContext) -> Outcome:
     digest = hashlib.sha256(text).hexdigest()
     merged = [Path(name).expanduser() for name in step.merge]
     others = [read_imatrix(name) for name in merged]
-    output = output_path(context, step.output, step.name or variant_name(entry, "imatrix"))
+    output = output_path(context, step.output, step.name or variant_name(entry, "imatrix"), any_suffix=True)
     inputs = (Path(entry.path), path, *merged)
     refuse_existing(output, inputs, force=step.force)
     with load(gguf_path(entry), step.gpu_layers, context) as model:

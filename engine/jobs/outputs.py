@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 from lathe.engine.catalogue.naming import clean
-from lathe.engine.errors import DataError, MissingError, UsageError
+from lathe.engine.errors import CannotCreate, DataError, MissingError, UsageError
 from lathe.engine.jobs.values import Figure, Job, JobContext
 from lathe.engine.paths import Home
 from lathe.engine.release import RELEASE
@@ -27,24 +27,43 @@ _TYPE_TAIL = re.compile(
 )
 
 
-def output_path(context: JobContext, given: str | None, name: str, suffix: str = ".gguf") -> Path:
+def output_path(
+    context: JobContext, given: str | None, name: str, suffix: str = ".gguf", *, any_suffix: bool = False
+) -> Path:
     """The path asked for, else `<home>/models/<name><suffix>`; a folder gets the file put into it.
 
     Without a suffix the output is a folder itself, and stands at the path asked for.
     """
-    path = planned_path(Path(context.spec.home), given, name, suffix)
+    path = planned_path(Path(context.spec.home), given, name, suffix, any_suffix=any_suffix)
     if given is None:
         path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def planned_path(home: Path, given: str | None, name: str, suffix: str = ".gguf") -> Path:
-    """The same, without making the folder."""
+def planned_path(home: Path, given: str | None, name: str, suffix: str = ".gguf", *, any_suffix: bool = False) -> Path:
+    """The same, without making the folder.
+
+    Args:
+        any_suffix: what reads the file does not go by its name.
+
+    Raises:
+        CannotCreate: what should be its folder is a file.
+        UsageError: by such a name nobody would know the file for what it is.
+    """
     file = f"{_NOT_IN_FILES.sub('-', name).strip('-.') or 'model'}{suffix}"
     if given is None:
         return Home(home).models / file
     path = Path(given).expanduser()
-    return path / file if suffix and path.is_dir() else path
+    inside = next((folder for folder in path.parents if folder.exists()), None)
+    if inside is not None and not inside.is_dir():
+        raise CannotCreate(f"the output {path} cannot be made: {inside} is a file", hint="choose another output")
+    if not suffix:
+        return path
+    if path.is_dir():
+        return path / file
+    if path.suffix.lower() != suffix and not any_suffix:
+        raise UsageError(f"the output {path} needs the suffix {suffix}", hint=f"write to {path.name}{suffix}")
+    return path
 
 
 def variant_name(entry: ModelEntry, kind: str) -> str:

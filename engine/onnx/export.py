@@ -30,6 +30,7 @@ Task = Literal["auto", "text-generation-with-past", "feature-extraction", "text-
 
 _TOLERANCE = {"f32": 1e-3, "f16": 3e-2}
 """Largest difference to the checkpoint's own outputs, in their scale; what torch and ONNX Runtime differ by is 1e-5."""
+_OPSETS = "opsets 14 to 23 are the usual range; without one, the architecture's own is taken"
 _STEPS = ("checkpoint", "export", "compare")
 
 
@@ -139,9 +140,11 @@ def _export(model: Any, part: Path, task: str, opset: int | None) -> None:
 
     try:
         onnx_export_from_model(model, part, opset=opset, task=task, do_validation=False, device="cpu")
-    except (ValueError, KeyError, NotImplementedError) as error:
-        line = str(error).strip().splitlines()[0][:300]
-        raise UnsupportedError(f"optimum does not export this model as {task}: {line}") from error
+    except (ValueError, KeyError, RuntimeError) as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        version = "" if opset is None else f" with opset {opset}"
+        hint = "" if opset is None else _OPSETS
+        raise UnsupportedError(f"optimum does not export this model as {task}{version}: {line}", hint=hint) from error
     if not (part / GRAPH).is_file():
         raise UsageError(f"the task {task} makes several graphs, and Lathe runs models of one")
 

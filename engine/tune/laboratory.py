@@ -18,6 +18,7 @@ from lathe.engine.tune.clock import Clock
 from lathe.engine.tune.frontier import Closeness, Point
 from lathe.engine.tune.running import Running
 from lathe.engine.tune.search import Found, Search, read_measurements
+from lathe.engine.tune.sensitivity import tensors_of
 from lathe.engine.tune.settings import Report, Settings
 from lathe.engine.tune.yardstick import Reading
 from lathe.quantize.gguf.header import read_sharded
@@ -41,7 +42,7 @@ class Laboratory:
 
         Raises:
             DataError: the text is too short, or the model neither predicts tokens nor gives vectors.
-            UsageError: the wish is in the other measure.
+            UsageError: the wish is in the other measure, or the model is quantized already.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._source = source
@@ -49,6 +50,11 @@ class Laboratory:
         self._settings = settings
         self.clock = Clock(settings.seconds)
         self.headers = read_sharded(source)
+        if not tensors_of(Variants(self.headers, folder / "variants")):
+            raise UsageError(
+                f"{source.name} has no tensor to choose a type for: every one is quantized already",
+                hint="start from the F16, BF16 or F32 file",
+            )
         state = folder / "measured.json"
         with LlamaModel(source, gpu_layers=settings.gpu_layers) as model:
             self._calibration = found = Calibration(model, self.headers, folder, settings, self.clock, report)

@@ -37,6 +37,8 @@ def test_every_error_describes_itself(kind: type[Exception]) -> None:
         (OSError(errno.ENOSPC, "No space left on device", "x.gguf"), "E_DISK_FULL", ExitCode.CANNOT_CREATE),
         (FileNotFoundError(errno.ENOENT, "No such file", "x"), "E_NOT_FOUND", ExitCode.NO_INPUT),
         (PermissionError(errno.EACCES, "Permission denied", "x"), "E_PERMISSION", ExitCode.CANNOT_CREATE),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "x"), "E_IS_FOLDER", ExitCode.DATA),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "x"), "E_NO_FOLDER", ExitCode.DATA),
         (KeyboardInterrupt(), "E_CANCELLED", ExitCode.INTERRUPTED),
         (TimeoutError(), "E_TIMEOUT", ExitCode.TIMEOUT),
         (MemoryError(), "E_MEMORY", ExitCode.TEMPORARY),

@@ -344,6 +344,7 @@ def test_foreign_files_are_never_collected(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.999999999.part")
     assert collect_parts(tmp_path) == []
     assert collect_parts(tmp_path / "missing") == []
+    assert collect_parts(tmp_path / "download.part") == []
 
 
 def test_sha256_in_constant_memory_with_progress(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,8 +15,10 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from lathe.engine import connect, settings
+from lathe.engine.batch.execution import RunResult
 from lathe.engine.errors import DoesNotFit, ExitCode
 from lathe.engine.steps import BenchStep, ConvertStep, QuantizeStep
+from lathe.tui.cli import batch
 from lathe.tui.cli.root import VERBS, cli
 from support.scripted_workbench import ScriptedWorkbench
 
@@ -148,6 +153,45 @@ def test_a_path_is_made_absolute_for_the_engine(
     assert seen == [str(tmp_path / "checkpoint")]
 
 
+def test_a_home_that_the_shell_left_alone_is_found(
+    terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    seen: list[Any] = []
+
+    async def submit(step: Any, run: str | None = None) -> Any:
+        seen.append(step)
+        raise DoesNotFit("enough seen")
+
+    monkeypatch.setattr(terminal.engine, "submit", submit)
+    terminal.run("quantize", "m", "--output=~/x.gguf", "--imatrix=~nobody-here/x")
+    assert seen[0].output == str(tmp_path / "x.gguf")
+    assert seen[0].imatrix == str(Path.cwd() / "~nobody-here/x")
+
+
+def test_a_reader_who_has_seen_enough_ends_the_program_quietly(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lathe.tui.main", "--home", str(tmp_path)]
+    for arguments in (["bindings"], ["models", "show", "stdlib-4m"], ["quantize", "--help"]):
+        with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None and process.stderr is not None
+            process.stdout.close()
+            assert process.stderr.read() == b""
+        assert process.returncode == 128 + signal.SIGPIPE
+
+
+def test_a_file_is_no_folder_to_scan(terminal: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    refused = terminal.run("models", "scan", str(tmp_path / "model.gguf"))
+    assert refused.exit_code == ExitCode.USAGE
+    assert "is a file" in refused.stderr
+
+
+def test_names_too_long_for_a_path_are_still_names(terminal: Terminal) -> None:
+    refused = terminal.run("quantize", "x" * 300)
+    assert refused.exit_code == ExitCode.NO_INPUT
+    assert "Traceback" not in refused.output
+
+
 def test_chat_streams_to_stdout_and_narrates_on_stderr(terminal: Terminal) -> None:
     name = terminal.engine_model()
     result = terminal.run("chat", name, "hello there", "--seed", "1")
@@ -246,6 +290,35 @@ def test_an_invalid_plan_runs_nothing(terminal: Terminal, tmp_path: Path) -> Non
     assert "did you mean 'quantize'" in result.stderr
     assert terminal.engine.calls == before
     assert terminal.run("--batch", str(tmp_path / "none.yaml")).exit_code == ExitCode.NO_INPUT
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_plan_runs(terminal: Terminal, tmp_path: Path) -> None:
+    plan, folder = tmp_path / "plan.yaml", tmp_path / "folder.xml"
+    plan.write_text(f"steps: [{{run: quantize, model: {terminal.engine_model('gguf')}}}]")
+    folder.mkdir()
+    before = list(terminal.engine.calls)
+    for report in (tmp_path / "none" / "x.xml", plan / "x.xml", folder):
+        refused = terminal.run("--batch", str(plan), "--report", str(report))
+        assert refused.exit_code == ExitCode.CANNOT_CREATE
+        assert str(report) in refused.stderr
+    assert terminal.engine.calls == before
+
+
+@pytest.mark.parametrize(("plans", "code"), [(ExitCode.OK, ExitCode.CANNOT_CREATE), (ExitCode.DATA, ExitCode.DATA)])
+def test_a_report_that_is_lost_does_not_hide_what_was_worse(
+    terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plans: ExitCode, code: ExitCode
+) -> None:
+    async def execute(*_: object, **__: object) -> RunResult:
+        (tmp_path / "reports").rmdir()
+        return RunResult(run="r-1", name="plan", steps=(), exit=int(plans), seconds=0.0)
+
+    monkeypatch.setattr(batch, "execute", execute)
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("steps: [{run: scan}]")
+    (tmp_path / "reports").mkdir()
+    told = terminal.run("--batch", str(plan), "--report", str(tmp_path / "reports" / "x.json"))
+    assert told.exit_code == code
+    assert "No such file" in told.stderr
 
 
 def test_the_tui_refuses_a_pipe(terminal: Terminal) -> None:

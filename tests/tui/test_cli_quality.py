@@ -26,6 +26,7 @@ from lathe.engine.steps import (
 from lathe.engine.tune.frontier import Measure, Point
 from lathe.engine.tune.frontier_file import FrontierFile, point_row
 from lathe.engine.tune.halving import Run
+from lathe.engine.workbench import LogPage
 from lathe.quantize.imatrix import Entry, Imatrix, write_imatrix
 from lathe.tui.cli.root import cli
 from lathe.tui.cli.tune import heat_map
@@ -63,7 +64,11 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     async def wait(job_id: str) -> Job:
         return Job(id=job_id, step=terminal.steps[-1], title="work", state="done", outcome=terminal.outcome)
 
+    async def job_log(job_id: str, after: int = 0, limit: int = 500) -> LogPage:
+        return LogPage(lines=(), next=after, ended=True)
+
     monkeypatch.setattr(connect, "open_workbench", opened)
+    monkeypatch.setattr(terminal.engine, "job_log", job_log)
     monkeypatch.setattr(terminal.engine, "submit", submit)
     monkeypatch.setattr(terminal.engine, "wait", wait)
     return terminal
@@ -87,10 +92,9 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
          OnnxQuantizeStep(model="m", mode="int4", block_size=64, symmetric=False)),
         (("quantize", "m", "--prune-layer", "3", "--keep-split", "--keep-output", "--imatrix-only", "ffn"),
          QuantizeStep(model="m", prune_layers=(3,), keep_split=True, keep_output=True, imatrix_only=("ffn",))),
-        (("convert", "m", "--to", "onnx", "--opset", "17", "--no-parity"),
-         ConvertStep(model="m", to="onnx", opset=17, parity=False)),
-        (("convert", "m", "--base", "b", "--split-max-bytes", "1000"),
-         ConvertStep(model="m", base="b", split_max_bytes=1000)),
+        (("convert", "m", "--to", "onnx", "--opset", "17"), ConvertStep(model="m", to="onnx", opset=17)),
+        (("convert", "m", "--base", "b", "--split-max-bytes", "1000", "--no-parity"),
+         ConvertStep(model="m", base="b", split_max_bytes=1000, parity=False)),
         (("toolchain", "install", "--from", "/a.tar.gz", "--version", "1.2"),
          ToolchainStep(source="/a.tar.gz", version="1.2")),
         (("kld", "m", "--base", "b", "--chunks", "4"), KldStep(model="m", base="b", chunks=4)),
@@ -117,11 +121,65 @@ def test_verbs_submit_the_steps_that_screens_submit(terminal: Terminal, argument
 
 
 @pytest.mark.parametrize(
-    "arguments", [("tune", "m"), ("imatrix", "collect", "m"), ("tune", "m", "--text", "/t", "--max-kld", "0")]
+    "arguments",
+    [
+        ("tune", "m"),
+        ("imatrix", "collect", "m"),
+        ("tune", "m", "--text", "/t", "--max-kld", "0"),
+        ("tune", "m", "--text", "/t", "--max-kld", "nan"),
+        ("tune", "m", "--text", "/t", "--minutes", "inf"),
+        ("tune", "m", "--text", "/t", "--kv-type", "FOO"),
+        ("perplexity", "m", "--chunks", "-5"),
+        ("perplexity", "m", "--chunks", "0"),
+        ("kld", "m", "--base", "b", "--chunks", "0"),
+        ("imatrix", "collect", "m", "--text", "/t", "--chunks", "0"),
+        ("perplexity", "m", "--threads", "100000"),
+        ("bench", "m", "-t", "2,100000"),
+        ("quantize", "m", "--prune-layer", "99999999999999999999"),
+        ("convert", "m", "--to", "onnx", "--opset", "25"),
+    ],
 )
 def test_what_is_missing_or_impossible_is_wrong_usage(terminal: Terminal, arguments: tuple[str, ...]) -> None:
     assert terminal.run(*arguments).exit_code == ExitCode.USAGE
     assert terminal.steps == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("quantize", "m", "--text", "/t"), "--text"),
+        (("quantize", "m", "--block-size", "32"), "--block-size"),
+        (("quantize", "m", "-t", "int8", "--imatrix", "/i"), "--imatrix"),
+        (("quantize", "m", "-t", "int4", "--pure"), "--pure"),
+        (("convert", "m", "--task", "auto"), "--task"),
+        (("convert", "m", "--to", "safetensors", "--opset", "17"), "--opset"),
+        (("convert", "m", "--to", "onnx", "--no-parity"), "--no-parity"),
+        (("kld", "m", "--base-file", "/f", "--text", "/t"), "--text"),
+        (("kld", "m", "--base-file", "/f", "--ctx", "512"), "--ctx"),
+    ],
+)
+def test_what_would_not_be_heeded_is_refused_in_a_line(
+    terminal: Terminal, arguments: tuple[str, ...], option: str
+) -> None:
+    refused = terminal.run(*arguments)
+    assert refused.exit_code == ExitCode.USAGE
+    assert refused.stderr.startswith(f"lathe: {option} is ")
+    assert len(refused.stderr.splitlines()) == 1
+    assert terminal.steps == []
+
+
+def test_what_the_job_warned_of_is_narrated(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ("10:00:00 info  warn of nothing", "10:00:01 warn  blk.0 has no importances", "llama.cpp: warn  its own")
+
+    async def job_log(job_id: str, after: int = 0, limit: int = 500) -> LogPage:
+        return LogPage(lines=lines if not after else (), next=100)
+
+    monkeypatch.setattr(terminal.engine, "job_log", job_log)
+    terminal.outcome = Outcome(figures={"warnings": 1})
+    made = terminal.run("quantize", "m")
+    assert made.exit_code == 0, made.output
+    assert made.stderr == "warning: blk.0 has no importances\n"
+    assert "warnings" in made.stdout
 
 
 def test_a_matrix_is_shown_without_an_engine(tmp_path: Path) -> None:
@@ -218,6 +276,40 @@ def test_types_come_from_a_file_as_tune_writes_it(terminal: Terminal, tmp_path: 
     assert terminal.steps[0].tensor_types == {
         r"^blk\.0\.attn_q\.weight$": "q5_k", r"^token_embd\.weight$": "q6_k"
     }  # fmt: skip
+
+
+def test_a_file_of_types_may_have_comments_and_gaps(terminal: Terminal, tmp_path: Path) -> None:
+    types = tmp_path / "mix.types.txt"
+    types.write_text("# by hand\n\n  ffn=q4_k  # cheap\r\nattn=q5_k a#b=q6_k\n")
+    terminal.run("quantize", "m", "--tensor-type", "ffn=q8_0", "--tensor-types-file", str(types))
+    assert terminal.steps[0].tensor_types == {"ffn": "q4_k", "attn": "q5_k", "a#b": "q6_k"}
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        ("ffn", ExitCode.USAGE),
+        (b"\x00\xff", ExitCode.DATA),
+        ("folder", ExitCode.DATA),
+        ("none", ExitCode.NO_INPUT),
+    ],
+)
+def test_types_that_cannot_be_read_are_an_error_like_any(
+    terminal: Terminal, tmp_path: Path, content: str | bytes, code: ExitCode
+) -> None:
+    types = tmp_path / "types.txt"
+    if content == "folder":
+        types.mkdir()
+    elif content != "none":
+        types.write_bytes(content if isinstance(content, bytes) else content.encode())
+    arguments = ("quantize", "m", "--tensor-types-file", str(types))
+    told = terminal.run(*arguments)
+    assert told.exit_code == code
+    assert told.stderr.startswith("lathe: ")
+    assert str(types) in told.stderr
+    assert json.loads(terminal.run(*arguments, "--json").stdout)["error"]["exit"] == code
+    assert terminal.run("quantize", "m", "--tensor-type", "ffn").exit_code == ExitCode.USAGE
+    assert terminal.steps == []
 
 
 def test_toolchains_are_listed_packed_and_removed_without_an_engine(tmp_path: Path) -> None:

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from lathe.engine.batch.execution import RunResult, execute
+from lathe.engine.batch.execution import RunResult, execute, worst
+from lathe.engine.batch.places import located
 from lathe.engine.batch.plan import Plan, load
 from lathe.engine.batch.reports import JsonLines, junit, markdown, result_of
-from lathe.engine.errors import UsageError, describe
+from lathe.engine.errors import CannotCreate, ExitCode, UsageError, describe
 from lathe.engine.jobs.kinds import name_of, title_of
 from lathe.engine.workbench import Workbench
-from lathe.tui.cli.shell import Shell, fail, put, put_table, say
+from lathe.tui.cli.shell import Shell, anchored, boundary, put, put_table, say
 
 
 def run_batch(shell: Shell, path: Path, *, dry_run: bool, resume: bool, jsonl: bool, reports: tuple[Path, ...]) -> int:
     """Validate, then run (or show) the plan; returns the exit code."""
-    try:
+    reports = tuple(Path(anchored(report)) for report in reports)
+    with boundary(as_json=jsonl):
         plan = load(path)
         for report in reports:
-            if report.suffix not in (".xml", ".json", ".md"):
-                raise UsageError(f"--report {report}: write .xml (JUnit), .json or .md")
-    except Exception as error:  # noqa: BLE001 - the boundary of the program
-        fail(describe(error), as_json=jsonl)
+            _check(report)
     if dry_run:
         return shell.run(lambda workbench: _preview(plan, workbench, resume, jsonl), as_json=jsonl)
     run = time.strftime("r-%Y%m%d-%H%M%S", time.gmtime())
@@ -38,9 +38,7 @@ def run_batch(shell: Shell, path: Path, *, dry_run: bool, resume: bool, jsonl: b
     result = shell.run(work, as_json=jsonl)
     if not jsonl:
         _table(result)
-    for report in reports:
-        _write(report, result)
-    return result.exit
+    return int(worst([result.exit, *(_write(report, result) for report in reports)]))
 
 
 async def _preview(plan: Plan, workbench: Workbench, resume: bool, jsonl: bool) -> int:
@@ -48,7 +46,7 @@ async def _preview(plan: Plan, workbench: Workbench, resume: bool, jsonl: bool) 
     rows: list[dict[str, Any]] = []
     for planned in plan.steps:
         refers = "${" in msgspec.json.encode(planned.step).decode()
-        previous = await workbench.previous(planned.step) if resume and not refers else None
+        previous = await workbench.previous(located(planned.step, Path.cwd())) if resume and not refers else None
         action = f"reuse {previous.id}" if previous else "run"
         rows.append({
             "id": planned.id, "run": name_of(planned.step), "what": title_of(planned.step), "action": action,
@@ -87,7 +85,21 @@ def _table(result: RunResult) -> None:
     put(f"{result.name}: {result.state} (exit {result.exit})")
 
 
-def _write(path: Path, result: RunResult) -> None:
+def _check(report: Path) -> None:
+    """Refuse what could not be written once everything has run."""
+    if report.suffix not in (".xml", ".json", ".md"):
+        raise UsageError(f"--report {report}: write .xml (JUnit), .json or .md")
+    there = report.exists()
+    if (
+        report.is_dir()
+        or not (there or report.parent.is_dir())
+        or not os.access(report if there else report.parent, os.W_OK)
+    ):
+        raise CannotCreate(f"--report {report} cannot be written", hint="name a file in a folder that is there")
+
+
+def _write(path: Path, result: RunResult) -> int:
+    """Write a report; where that fails, the plan's own verdict still stands beside the code returned."""
     texts = {
         ".xml": lambda: junit(result),
         ".md": lambda: markdown(result),
@@ -96,4 +108,6 @@ def _write(path: Path, result: RunResult) -> None:
     try:
         path.write_text(texts[path.suffix](), "utf-8")
     except OSError as error:
-        fail(describe(error))
+        say(f"lathe: {describe(error).message}")
+        return int(ExitCode.CANNOT_CREATE)
+    return int(ExitCode.OK)

@@ -17,6 +17,7 @@ from lathe.engine.steps import BenchServedStep, BenchStep
 from lathe.engine.workbench import Workbench
 from lathe.engine.worker.messages import LoadOptions
 from lathe.tui.cli.follow import follow
+from lathe.tui.cli.numbers import GPU_LAYERS, KV_TYPE, THREADS
 from lathe.tui.cli.shell import Shell, put, put_json, put_table, say
 from lathe.tui.cli.work import reference
 
@@ -44,6 +45,10 @@ def _numbers(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
         raise click.BadParameter(f"{','.join(values)!r} is not a list of whole numbers") from None
 
 
+def _threads(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(THREADS.convert(number, param, ctx) for number in _numbers(ctx, param, values))
+
+
 def _pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
     try:
         return tuple((int(prompt), int(generate)) for prompt, generate in (value.split(",") for value in values))
@@ -63,10 +68,10 @@ def _pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
 @click.option("-d", "depths", multiple=True, default=("0",), callback=_numbers, help="Tokens already in the context.")
 @click.option("-b", "batch", type=click.IntRange(min=1), default=2048)
 @click.option("-ub", "micro_batch", type=click.IntRange(min=1), default=512)
-@click.option("-ctk", "kv_types", multiple=True, default=("f16",), help="Type of the KV cache.")
-@click.option("-t", "threads", multiple=True, default=("0",), callback=_numbers, help="0: physical cores.")
+@click.option("-ctk", "kv_types", multiple=True, type=KV_TYPE, default=("f16",), help="Type of the KV cache.")
+@click.option("-t", "threads", multiple=True, default=("0",), callback=_threads, help="0: physical cores.")
 @click.option("-r", "repetitions", type=click.IntRange(min=1), default=5)
-@click.option("-ngl", "gpu_layers", type=int)
+@click.option("-ngl", "gpu_layers", type=GPU_LAYERS)
 @click.option("--served", is_flag=True, help="Through the model's worker, as requests see it.")
 @click.option("-npl", "parallel", multiple=True, default=("1",), callback=_numbers, help="Served: requests at once.")
 @click.option("-o", "style", type=click.Choice(_STYLES), default="md", show_default=True)

@@ -17,7 +17,8 @@ from lathe.engine.steps import EvalStep, GateStep, HarnessStep, JudgeStep
 from lathe.engine.workbench import Workbench
 from lathe.engine.worker.messages import LoadOptions
 from lathe.tui.cli.follow import run_step
-from lathe.tui.cli.shell import Shell, need_yes, put, put_json, put_table, say
+from lathe.tui.cli.numbers import GPU_LAYERS, SOME_THREADS, Finite
+from lathe.tui.cli.shell import Shell, anchored, need_yes, put, put_json, put_table, say
 from lathe.tui.formats import clock
 
 _STYLES = click.Choice(["markdown", "html", "json", "junit", "jsonl"])
@@ -56,8 +57,8 @@ def _gate_options(command: Any) -> Any:
 @click.option("--skip-bad", is_flag=True, help="Leave unusable cases out.")
 @click.option("--concurrency", type=click.IntRange(1, 256), default=8, show_default=True)
 @click.option("--ctx", "context", type=click.IntRange(min=8), help="Context to load the model with.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the model.")
-@click.option("--gpu-layers", type=int)
+@click.option("--threads", type=SOME_THREADS, help="Threads of the model.")
+@click.option("--gpu-layers", type=GPU_LAYERS)
 @click.option("--no-cache", is_flag=True, help="Ask every question again.")
 @click.option("--fresh", is_flag=True, help="Begin anew instead of going on with an unfinished run.")
 @click.option("--as", "baseline_name", metavar="NAME", help="Name the run as a baseline.")
@@ -77,7 +78,7 @@ def run_(
     if gated and detach:
         raise click.UsageError("--detach cannot wait for gates; run `lathe eval gate` afterwards")
     chosen = _options(context, threads, gpu_layers)
-    files = tuple(str(path.absolute()) for path in reports)
+    files = tuple(anchored(path) for path in reports)
     step = EvalStep(
         suite=_suite(suite), model=_model(model), variables=variables, limit=limit, seed=seed, tags=tags,
         skip_bad=skip_bad, concurrency=concurrency, cache=not no_cache, fresh=fresh, options=chosen,
@@ -100,7 +101,7 @@ def run_(
 @evaluate.command("gate")
 @click.argument("run")
 @_gate_options
-@click.option("--tolerance", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Loss that may be.")
+@click.option("--tolerance", type=Finite(0, 1), default=0.01, show_default=True, help="Loss that may be.")
 @click.option("--report", "reports", multiple=True, type=click.Path(path_type=Path), help=".html .md .json .jsonl .xml")
 @click.option("--json", "as_json", is_flag=True)
 @click.pass_obj
@@ -109,7 +110,7 @@ def gate_(
     reports: tuple[Path, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Hold RUN against gates; exit 1 where one is missed."""
-    files = tuple(str(path.absolute()) for path in reports)
+    files = tuple(anchored(path) for path in reports)
     raise SystemExit(_gate(shell, run, baseline, gates, waivers, files, as_json, tolerance))
 
 
@@ -118,7 +119,7 @@ def _gate(
     reports: tuple[str, ...], as_json: bool, tolerance: float = 0.01,
 ) -> int:  # fmt: skip
     step = GateStep(
-        of=run, baseline=baseline, gates=gates, waivers=str(waivers.absolute()) if waivers else None,
+        of=run, baseline=baseline, gates=gates, waivers=anchored(waivers) if waivers else None,
         tolerance=tolerance, reports=reports,
     )  # fmt: skip
     return run_step(shell, step, _show_gates, as_json=as_json)
@@ -307,8 +308,8 @@ def prefer(shell: Shell, baseline: str, run: str, case: str, label: str, explain
 @click.option("--rubric", default="", help="What makes an answer the better one.")
 @click.option("--limit", type=click.IntRange(min=1), help="A drawn sample of so many pairs.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0)
-@click.option("--abstain", type=click.FloatRange(min=0), default=0.5, show_default=True, help="Nats of log-odds.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the judge.")
+@click.option("--abstain", type=Finite(min=0), default=0.5, show_default=True, help="Nats of log-odds.")
+@click.option("--threads", type=SOME_THREADS, help="Threads of the judge.")
 @click.option("--json", "as_json", is_flag=True)
 @click.pass_obj
 def judge_(
@@ -347,7 +348,7 @@ def calibrate(shell: Shell, judge: str, person: str | None, as_json: bool) -> No
 @click.option("--fewshot", type=click.IntRange(min=0))
 @click.option("--chat", is_flag=True, help="Through the model's chat template.")
 @click.option("--ctx", "context", type=click.IntRange(min=8), help="Context to load the model with.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the model.")
+@click.option("--threads", type=SOME_THREADS, help="Threads of the model.")
 @click.option("--as", "baseline_name", metavar="NAME", help="Name the run as a baseline.")
 @click.option("--detach", is_flag=True, help="Leave the job to the engine; print its id.")
 @click.option("--json", "as_json", is_flag=True)
@@ -358,7 +359,7 @@ def harness_(
 ) -> None:  # fmt: skip
     """Run TASKS of lm-evaluation-harness on MODEL, offline; results are kept like those of a suite."""
     step = HarnessStep(
-        model=_model(model), tasks=tasks, include=str(include.absolute()) if include else None, limit=limit,
+        model=_model(model), tasks=tasks, include=anchored(include) if include else None, limit=limit,
         fewshot=fewshot, chat=chat, options=_options(context, threads, None), baseline_name=baseline_name,
     )  # fmt: skip
     raise SystemExit(run_step(shell, step, _show_rows, detach=detach, as_json=as_json))
@@ -496,9 +497,9 @@ def _show_comparison(comparison: Comparison) -> None:
 def _suite(name: str) -> str:
     """A file as seen from here, else a suite's name: the engine has another working directory."""
     path = Path(name)
-    return str(path.absolute()) if path.suffix and path.exists() else name
+    return anchored(path) if path.suffix and path.exists() else name
 
 
 def _model(name: str) -> str:
     path = Path(name)
-    return str(path.absolute()) if path.exists() else name
+    return anchored(path) if path.exists() else name

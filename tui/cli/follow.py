@@ -7,6 +7,7 @@ ctrl+c cancels the job, whose checkpoint stays.
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +29,9 @@ _PLAIN_INTERVAL_S = 30.0
 _PLAIN_QUIET_S = 3.0
 """Plain lines are at least this far apart, so that short jobs have none."""
 
+_WARNING = re.compile(r"\d\d:\d\d:\d\d warn +(.*)")
+"""A line of a job's log, as `lathe.engine.jobs.child` writes it."""
+
 
 def run_step(
     shell: Shell, step: Step, show: Callable[[Job], None], *, detach: bool = False, as_json: bool = False,
@@ -43,6 +47,7 @@ def run_step(
         job = await follow(workbench, job)
         if job.failure is not None:
             raise revive(job.failure)
+        await _tell_warnings(workbench, job)
         put_json(job.outcome) if as_json else show(job)
         if (following := then(job)) is not None:
             after = await follow(workbench, await workbench.job(following))
@@ -51,6 +56,17 @@ def run_step(
         return job.outcome.exit if job.outcome else 0
 
     return shell.run(work, start=detach, as_json=as_json)
+
+
+async def _tell_warnings(workbench: Workbench, job: Job) -> None:
+    """Narrate what the job warned of, which its figures count at most."""
+    offset, page = 0, await workbench.job_log(job.id)
+    warnings: dict[str, None] = {}
+    while page.next > offset:
+        warnings |= dict.fromkeys(found[1] for line in page.lines if (found := _WARNING.fullmatch(line)))
+        offset, page = page.next, await workbench.job_log(job.id, page.next)
+    for text in warnings:
+        say(f"warning: {text}")
 
 
 async def follow(workbench: Workbench, job: Job, *, plain: bool = False) -> Job:

@@ -12,7 +12,8 @@ from lathe.engine.workbench import ModelAlias, ModelDetails, Workbench
 from lathe.engine.worker.messages import LoadOptions
 from lathe.store.models import ModelEntry
 from lathe.tui.cli.follow import run_step
-from lathe.tui.cli.shell import Shell, need_yes, put, put_json, put_table, say
+from lathe.tui.cli.numbers import GPU_LAYERS
+from lathe.tui.cli.shell import Shell, anchored, need_yes, put, put_json, put_table, say
 from lathe.tui.formats import long_size
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
@@ -24,13 +25,13 @@ def models() -> None:
 
 
 @models.command()
-@click.argument("roots", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("roots", nargs=-1, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--no-hashes", is_flag=True, help="Do not compute sha256 now.")
 @as_json_option
 @click.pass_obj
 def scan(shell: Shell, roots: tuple[Path, ...], no_hashes: bool, as_json: bool) -> None:
     """Find models in ROOTS, or in the standard places (HF cache, Ollama, LM Studio, the workspace)."""
-    step = ScanStep(roots=tuple(str(root.absolute()) for root in roots), hashes=not no_hashes)
+    step = ScanStep(roots=tuple(anchored(root) for root in roots), hashes=not no_hashes)
 
     def show(job: Job) -> None:
         figures = job.outcome.figures if job.outcome else {}
@@ -127,7 +128,7 @@ def verify(shell: Shell, model: str, as_json: bool) -> None:
 @click.argument("model")
 @click.option("--ctx", "context", type=click.IntRange(min=1), help="Tokens per sequence.")
 @click.option("--parallel", "slots", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--gpu-layers", type=int)
+@click.option("--gpu-layers", type=GPU_LAYERS)
 @click.option("--kv-type", type=click.Choice(["f16", "q8_0", "q4_0"]), default="f16")
 @as_json_option
 @click.pass_obj

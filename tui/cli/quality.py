@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from lathe.engine.errors import describe
 from lathe.engine.jobs.values import Figure, Job, Outcome
 from lathe.engine.steps import ImatrixMergeStep, ImatrixStep, KldStep
 from lathe.tui.cli.follow import run_step
-from lathe.tui.cli.shell import Shell, fail, put, put_json, put_table
+from lathe.tui.cli.numbers import CHUNKS, GPU_LAYERS, THREADS
+from lathe.tui.cli.shell import Shell, anchored, boundary, put, put_json, put_table, refuse_given
 from lathe.tui.cli.work import absolute, job_options, reference, show_artefacts
 
 _SHOWN = 12
@@ -27,11 +27,11 @@ def imatrix() -> None:
 @click.argument("model")
 @click.option("--text", type=_FILE, required=True, help="Calibration text.")
 @click.option("--ctx", "context", type=click.IntRange(min=8), default=512, show_default=True)
-@click.option("--chunks", type=click.IntRange(min=-1), default=-1, help="-1: all.")
+@click.option("--chunks", type=CHUNKS, default=-1, help="-1: all.")
 @click.option("--process-output", is_flag=True, help="Collect for the output matrix, too.")
 @click.option("--merge", multiple=True, type=_FILE, help="Matrix of the same model to add; repeatable.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="0: all cores.")
-@click.option("--gpu-layers", type=int)
+@click.option("--threads", type=THREADS, default=0, help="0: all cores.")
+@click.option("--gpu-layers", type=GPU_LAYERS)
 @click.option("-o", "--output", type=_FILE, help="File to write (default: in the workspace).")
 @click.option("--name", help="Name of the result.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
@@ -44,8 +44,8 @@ def collect(
 ) -> None:  # fmt: skip
     """Run MODEL over a text and write how strongly each channel is used; a stopped run goes on."""
     step = ImatrixStep(
-        model=reference(model), text=str(text.absolute()), context=context, chunks=chunks,
-        process_output=process_output, merge=tuple(str(path.absolute()) for path in merge), threads=threads,
+        model=reference(model), text=anchored(text), context=context, chunks=chunks,
+        process_output=process_output, merge=tuple(anchored(path) for path in merge), threads=threads,
         gpu_layers=gpu_layers, output=absolute(output), name=name, force=force,
     )  # fmt: skip
     raise SystemExit(run_step(shell, step, _show_collected, detach=detach, as_json=as_json))
@@ -59,9 +59,7 @@ def collect(
 @click.pass_obj
 def merge(shell: Shell, matrices: tuple[Path, ...], output: Path, force: bool, detach: bool, as_json: bool) -> None:
     """Add up MATRICES of one model, as if their texts had been one; files of llama-imatrix may be among them."""
-    step = ImatrixMergeStep(
-        matrices=tuple(str(path.absolute()) for path in matrices), output=str(output.absolute()), force=force
-    )
+    step = ImatrixMergeStep(matrices=tuple(anchored(path) for path in matrices), output=anchored(output), force=force)
     raise SystemExit(run_step(shell, step, show_artefacts, detach=detach, as_json=as_json))
 
 
@@ -73,10 +71,8 @@ def show(matrix: Path, sort: str, as_json: bool) -> None:
     """Statistics of MATRIX per tensor, as `llama-imatrix --show-statistics` has them."""
     from lathe.engine.jobs.imatrix import described
 
-    try:
+    with boundary(as_json=as_json):
         facts, rows = described(matrix)
-    except Exception as error:  # noqa: BLE001 - a verb without an engine: every error becomes its exit code
-        fail(describe(error), as_json=as_json)
     if sort != "name":
         rows.sort(key=lambda row: -float(row[sort] or 0))
     if as_json:
@@ -110,9 +106,9 @@ def _table(rows: list[dict[str, Figure]]) -> None:
 @click.option("--save-base", type=_FILE, help="Also write them, in llama-perplexity's format.")
 @click.option("--text", type=_FILE, help="Text file (default: the shipped held-out docstrings).")
 @click.option("--ctx", "context", type=click.IntRange(min=8), default=512, show_default=True)
-@click.option("--chunks", type=click.IntRange(min=-1), default=-1, help="-1: all.")
-@click.option("--threads", type=click.IntRange(min=0), default=0)
-@click.option("--gpu-layers", type=int)
+@click.option("--chunks", type=CHUNKS, default=-1, help="-1: all.")
+@click.option("--threads", type=THREADS, default=0)
+@click.option("--gpu-layers", type=GPU_LAYERS)
 @click.option("--force", is_flag=True, help="Replace an existing --save-base file.")
 @job_options
 @click.pass_obj
@@ -124,11 +120,14 @@ def kld(
 
     Of embedders: how far the vectors of the same passages are apart, and whether their neighbours stay.
     """
-    step = KldStep(
-        model=reference(model), base=reference(base) if base else None, base_file=absolute(base_file),
-        save_base=absolute(save_base), text=absolute(text), context=context, chunks=chunks, threads=threads,
-        gpu_layers=gpu_layers, force=force,
-    )  # fmt: skip
+    with boundary(as_json=as_json):
+        if base_file:
+            refuse_given(("text", "context"), "is told by the base file")
+        step = KldStep(
+            model=reference(model), base=reference(base) if base else None, base_file=absolute(base_file),
+            save_base=absolute(save_base), text=absolute(text), context=context, chunks=chunks, threads=threads,
+            gpu_layers=gpu_layers, force=force,
+        )  # fmt: skip
     raise SystemExit(run_step(shell, step, _show_divergence, detach=detach, as_json=as_json))
 
 

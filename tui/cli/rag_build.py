@@ -13,8 +13,9 @@ from lathe.engine.steps import RagBuildStep, RagReembedStep, Step
 from lathe.engine.workbench import Workbench
 from lathe.store.rag.values import StoreStats
 from lathe.tui.cli.follow import run_step
+from lathe.tui.cli.numbers import Finite
 from lathe.tui.cli.rag_options import as_json_option, detach_option, show_figures
-from lathe.tui.cli.shell import Shell, need_yes, put, put_json, say
+from lathe.tui.cli.shell import Shell, anchored, need_yes, put, put_json, say
 from lathe.tui.formats import long_size
 from lathe.tui.text import clean
 
@@ -59,7 +60,7 @@ def build(
 ) -> None:  # fmt: skip
     """Make STORE from SOURCES, or bring it up to date with the folders it was made from."""
     step = RagBuildStep(
-        store=store, sources=tuple(str(source.absolute()) for source in sources), tokens=tokens, overlap=overlap,
+        store=store, sources=tuple(anchored(source) for source in sources), tokens=tokens, overlap=overlap,
         description=description, embedder=embedder, words_only=words_only, partition=partition,
         mask_personal=mask_personal, drop_injections=drop_injections, duplicates=duplicates, reembed=reembed,
         explore=explore,
@@ -79,7 +80,7 @@ def add(
 ) -> None:  # fmt: skip
     """Add SOURCES to an existing STORE."""
     step = RagBuildStep(
-        store=store, sources=tuple(str(source.absolute()) for source in sources), embedder=embedder,
+        store=store, sources=tuple(anchored(source) for source in sources), embedder=embedder,
         words_only=words_only, partition=partition, mask_personal=mask_personal, drop_injections=drop_injections,
         duplicates=duplicates, reembed=reembed, explore=explore,
     )  # fmt: skip
@@ -95,7 +96,7 @@ def add(
 @click.argument("store")
 @click.option("--embedder", required=True, metavar="MODEL")
 @click.option("--keep", is_flag=True, help="Keep the former vectors in the file.")
-@click.option("--least", type=click.FloatRange(0, 1), default=0.0, help="Share of golden recall that must be kept.")
+@click.option("--least", type=Finite(0, 1), default=0.0, help="Share of golden recall that must be kept.")
 @detach_option
 @as_json_option
 @click.pass_obj
@@ -106,7 +107,7 @@ def embed_anew(shell: Shell, store: str, embedder: str, keep: bool, least: float
 
 @click.command()
 @click.argument("store")
-@click.option("--interval", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Seconds.")
+@click.option("--interval", type=Finite(min=0.1), default=2.0, show_default=True, help="Seconds.")
 @as_json_option
 @click.pass_obj
 def watch(shell: Shell, store: str, interval: float, as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import aclosing
 from typing import Any
 
@@ -11,8 +10,9 @@ from lathe.engine.errors import ExitCode
 from lathe.engine.rag.requests import Answered, AskRequest, Checked, Hit, Retrieved, Said, SearchRequest, SearchResult
 from lathe.engine.workbench import Workbench
 from lathe.store.rag.values import Filter
+from lathe.tui.cli.numbers import Finite
 from lathe.tui.cli.rag_options import MODES, as_json_option, filtered
-from lathe.tui.cli.shell import Shell, put, put_json, say
+from lathe.tui.cli.shell import Shell, put, put_json, say, write
 from lathe.tui.text import clean
 
 WIDTH = 240
@@ -23,7 +23,7 @@ WIDTH = 240
 @click.argument("store")
 @click.argument("question")
 @click.option("-k", type=click.IntRange(min=1), default=10, show_default=True)
-@click.option("--mmr", type=click.FloatRange(0, 1), help="Trade relevance (1) against novelty (0).")
+@click.option("--mmr", type=Finite(0, 1), help="Trade relevance (1) against novelty (0).")
 @click.option("--explain", is_flag=True, help="Scores by source and times by phase.")
 @click.option("--mode", type=MODES, default="hybrid", show_default=True)
 @click.option("--reranker", metavar="MODEL", help="Cross-encoder that orders the best again.")
@@ -74,7 +74,7 @@ def _put_hit(hit: Hit, explain: bool) -> None:
 @click.option("--no-support", is_flag=True, help="Do not check which passage causes which sentence.")
 @click.option("--quote", is_flag=True, help="Hold the model to the documents' own sentences, word for word.")
 @click.option("--always", is_flag=True, help="Let the model answer even when retrieval is weak.")
-@click.option("--mmr", type=click.FloatRange(0, 1), help="Trade relevance (1) against novelty (0).")
+@click.option("--mmr", type=Finite(0, 1), help="Trade relevance (1) against novelty (0).")
 @click.option("--mode", type=MODES, default="hybrid", show_default=True)
 @click.option("--reranker", metavar="MODEL", help="Cross-encoder that orders the best again.")
 @as_json_option
@@ -112,8 +112,7 @@ async def _follow_answer(workbench: Workbench, request: AskRequest, as_json: boo
                         for source in event.given:
                             say(f"[{source.number}] {clean(source.passage.path)}")
                 case Said(text=text) if not as_json:
-                    sys.stdout.write(cleaner.feed(text))
-                    sys.stdout.flush()
+                    write(cleaner.feed(text))
                 case Answered():
                     found = event.in_documents
                     document |= {"answer": event.text, "cited": event.cited, "in_documents": found}

@@ -9,10 +9,11 @@ from __future__ import annotations
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 from lathe.engine.errors import ExitCode
-from lathe.tui.cli.shell import Shell
+from lathe.tui.cli.shell import Shell, boundary, until_unread
 
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("demo:demo", "Run the whole loop on the embedded model."),
@@ -67,6 +68,11 @@ class Verbs(click.Group):
             near = get_close_matches(name, VERBS, n=1)
             ctx.fail(f"no verb {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; what goes wrong outside the engine, too, ends as one line and an exit code."""
+        with boundary(), until_unread():
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table."""

@@ -17,6 +17,7 @@ from lathe.engine.states import ServerOptions, ServerState
 from lathe.engine.workbench import ApiKey, Workbench
 from lathe.engine.worker.messages import LOOKUP, LoadOptions
 from lathe.store.keys import DEFAULT_SCOPES, SCOPES
+from lathe.tui.cli.numbers import GPU_LAYERS, SOME_THREADS, Finite
 from lathe.tui.cli.shell import Shell, put, put_json, put_table, say
 
 
@@ -26,12 +27,12 @@ from lathe.tui.cli.shell import Shell, put, put_json, put_table, say
 @click.option("--port", type=click.IntRange(0, 65535), default=None, help="Port; 0 picks a free one.")
 @click.option("--parallel", "slots", type=click.IntRange(1, 256), default=None, help="Sequences at once.")
 @click.option("--ctx", "context", type=click.IntRange(min=1), default=None, help="Tokens per sequence.")
-@click.option("--gpu-layers", type=int, default=None)
+@click.option("--gpu-layers", type=GPU_LAYERS, default=None)
 @click.option("--kv-type", type=click.Choice(["f16", "q8_0", "q4_0"]), default="f16", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=None)
+@click.option("--threads", type=SOME_THREADS, default=None)
 @click.option("--lora", multiple=True, metavar="ADAPTER", help="Load this LoRA adapter too; requests choose (`lora`).")
 @click.option("--draft", metavar="MODEL", help="Guess ahead with this smaller model, or `lookup` in the text itself.")
-@click.option("--ttl", type=click.FloatRange(min=0), metavar="SECONDS", help="Unload a model after so long unused.")
+@click.option("--ttl", type=Finite(min=0), metavar="SECONDS", help="Unload a model after so long unused.")
 @click.option("--unix-socket", metavar="PATH")
 @click.option("--allow-remote", is_flag=True, help="Needed to listen on anything but loopback.")
 @click.option("--no-token", is_flag=True, help="Ask for no token; loopback and Unix sockets only.")

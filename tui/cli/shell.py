@@ -1,7 +1,8 @@
 """What every verb shares: the workspace, the connection, errors as exit codes, signals, output.
 
 `Shell.run` is the only place where the command line meets the engine. Invariant: every error ends as one line on
-stderr (what, which object, what to do next) and a documented exit code; a traceback is shown to nobody.
+stderr (what, which object, what to do next) and a documented exit code; a traceback is shown to nobody. A reader of
+stdout who has seen enough, as `head` does, ends the program without a word.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
-from lathe.engine.errors import ConfigError, ExitCode, Failure, describe
+from click.core import ParameterSource
+from lathe.engine.errors import ExitCode, Failure, UsageError, describe
 from lathe.engine.paths import Home
 from lathe.engine.workbench import Workbench
 
@@ -52,12 +55,8 @@ class Shell:
             start: start the engine process where none runs, so that what is begun outlives this call.
             as_json: errors, too, are a JSON document on stdout.
         """
-        try:
+        with boundary(as_json=as_json):
             return asyncio.run(self._guarded(work, start))
-        except SystemExit:
-            raise
-        except BaseException as error:  # noqa: BLE001 - the boundary of the program
-            fail(describe(error), as_json=as_json)
 
     async def _guarded(self, work: Callable[[Workbench], Awaitable[Result]], start: bool) -> Result:
         from lathe.engine.connect import open_workbench
@@ -99,13 +98,24 @@ class _Signals:
         self._task.cancel()
 
 
+@contextmanager
+def boundary(*, as_json: bool = False) -> Iterator[None]:
+    """The boundary of the program: an error becomes its line, or its JSON document, and the exit code."""
+    try:
+        yield
+    except (SystemExit, click.exceptions.Exit, click.Abort, click.ClickException):
+        raise
+    except BaseException as error:  # noqa: BLE001 - nothing is beyond it
+        fail(describe(error), as_json=as_json)
+
+
 def fail(failure: Failure, *, as_json: bool = False) -> NoReturn:
     """Say what went wrong and end with its exit code."""
     if as_json:
         document = {
             "error": {"code": failure.code, "message": failure.message, "hint": failure.hint, "exit": failure.exit}
         }
-        click.echo(json.dumps(document, ensure_ascii=False))
+        write(json.dumps(document, ensure_ascii=False) + "\n")
     else:
         say(f"lathe: {failure.message}")
         if failure.hint:
@@ -119,15 +129,32 @@ def say(text: str) -> None:
 
 
 def put(text: str) -> None:
-    """Write data to stdout."""
-    click.echo(_safe(text) if sys.stdout.isatty() else text)
+    """Write lines of data to stdout."""
+    write((_safe(text) if sys.stdout.isatty() else text) + "\n")
+
+
+def write(text: str) -> None:
+    """Write to stdout at once."""
+    with until_unread():
+        click.echo(text, nl=False)
+
+
+@contextmanager
+def until_unread() -> Iterator[None]:
+    """End the program where nobody reads stdout any more, with the code of programs that the signal ends."""
+    try:
+        yield
+    except BrokenPipeError:
+        # What is left in the buffer would be tried again when Python ends, with a complaint.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def put_json(value: Any) -> None:
     """Write one JSON document to stdout."""
     import msgspec
 
-    click.echo(json.dumps(msgspec.to_builtins(value), ensure_ascii=False, indent=2, default=str))
+    write(json.dumps(msgspec.to_builtins(value), ensure_ascii=False, indent=2, default=str) + "\n")
 
 
 def put_table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]], right: tuple[int, ...] = ()) -> None:
@@ -157,9 +184,22 @@ def parse_pairs(items: Iterable[str], option: str) -> dict[str, str]:
     for item in items:
         key, equals, value = item.rpartition("=")
         if not equals:
-            raise ConfigError(f"{option} {item!r} is not KEY=VALUE")
+            raise UsageError(f"{option}: {item!r} is not KEY=VALUE")
         pairs[key] = value
     return pairs
+
+
+def refuse_given(names: Iterable[str], why: str) -> None:
+    """Raise UsageError where one of these parameters was given to the running verb, which would not heed it."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        if parameter.name in names and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+            raise UsageError(f"{parameter.opts[0]} {why}")
+
+
+def anchored(path: Path) -> str:
+    """A path as the engine needs it: from the root, and with the `~` that shells leave in `--output=~/x`."""
+    return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111 - `~nobody` stays as it is
 
 
 def _safe(text: str) -> str:

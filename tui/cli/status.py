@@ -8,6 +8,7 @@ import time
 import click
 from lathe.engine.states import Percentiles, Snapshot
 from lathe.engine.workbench import Workbench
+from lathe.tui.cli.numbers import Finite
 from lathe.tui.cli.shell import Shell, put, put_json
 from lathe.tui.formats import latency, long_size, percent, rate, used_of
 
@@ -30,7 +31,7 @@ def status(shell: Shell, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--interval", type=click.FloatRange(0.2, 3600), default=2.0, show_default=True, help="Seconds.")
+@click.option("--interval", type=Finite(0.2, 3600), default=2.0, show_default=True, help="Seconds.")
 @click.option("--once", is_flag=True)
 @click.option("--jsonl", is_flag=True, help="One JSON snapshot per line.")
 @click.pass_obj

@@ -10,7 +10,7 @@ import click
 from lathe.engine.generation import Delta, GenerationRequest, Message, Sampling
 from lathe.engine.transcript import collect
 from lathe.engine.workbench import Workbench
-from lathe.tui.cli.shell import Shell, put_json, say
+from lathe.tui.cli.shell import Shell, put_json, say, write
 
 
 def sampling_options(command: Any) -> Any:
@@ -105,16 +105,11 @@ async def _answer(workbench: Workbench, request: GenerationRequest, as_json: boo
     async with aclosing(workbench.generate(request)) as stream:
         async for delta in stream:
             text.append(delta.text)
-            _write(cleaner.feed(delta.text) if cleaner else delta.text)
+            write(cleaner.feed(delta.text) if cleaner else delta.text)
             last = delta
-    _write((cleaner.close() if cleaner else "") + "\n")
+    write((cleaner.close() if cleaner else "") + "\n")
     _narrate(last)
     return "".join(text)
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 def _narrate(last: Delta) -> None:

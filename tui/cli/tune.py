@@ -16,7 +16,8 @@ from lathe.engine.tune.frontier import NOUNS, UNITS, Measure, telling_kind
 from lathe.engine.tune.frontier_file import FrontierFile, read_frontier
 from lathe.engine.tune.halving import Run
 from lathe.tui.cli.follow import run_step
-from lathe.tui.cli.shell import Shell, put, put_table
+from lathe.tui.cli.numbers import GPU_LAYERS, KV_TYPE, SOME_THREADS, THREADS, Finite
+from lathe.tui.cli.shell import Shell, anchored, put, put_table
 from lathe.tui.cli.work import absolute, job_options, reference
 from lathe.tui.formats import long_size
 
@@ -36,13 +37,9 @@ _AGREEMENT: dict[Measure, tuple[tuple[str, str, str], ...]] = {
 @click.argument("model")
 @click.option("--text", type=_FILE, required=True, help="Calibration text; judge the result on another.")
 @click.option("--max-size", metavar="SIZE", help="4GB, 2.5GiB, a number of bytes, or a file type's size: Q4_K_M.")
-@click.option("--max-kld", type=click.FloatRange(min=0, min_open=True), help="Mean divergence in nats.")
-@click.option(
-    "--max-distance", type=click.FloatRange(min=0, min_open=True), help="Mean distance of an embedder's vectors."
-)
-@click.option(
-    "--min-tps", type=click.FloatRange(min=0, min_open=True), help="Tokens per second here, generated or embedded."
-)
+@click.option("--max-kld", type=Finite(min=0, min_open=True), help="Mean divergence in nats.")
+@click.option("--max-distance", type=Finite(min=0, min_open=True), help="Mean distance of an embedder's vectors.")
+@click.option("--min-tps", type=Finite(min=0, min_open=True), help="Tokens per second here, generated or embedded.")
 @click.option("--size", "sizes", multiple=True, metavar="SIZE", help="Another size to find a mix for; repeatable.")
 @click.option("--compare", multiple=True, metavar="TYPE", help="llama.cpp's recipes to measure beside; repeatable.")
 @click.option("--kind", "kinds", multiple=True, metavar="TYPE", help="Tensor types to choose from; repeatable.")
@@ -50,14 +47,14 @@ _AGREEMENT: dict[Measure, tuple[tuple[str, str, str], ...]] = {
 @click.option("--no-feedback", is_flag=True, help="Round as llama-quantize does.")
 @click.option("--ctx", "context", type=click.IntRange(min=8), default=256, show_default=True)
 @click.option("--chunks", type=click.IntRange(min=1), default=48, show_default=True, help="Of the text, per reading.")
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=30, show_default=True)
+@click.option("--minutes", type=Finite(min=0, min_open=True), default=30, show_default=True)
 @click.option("--no-speed", is_flag=True, help="Time nothing.")
-@click.option("--kv-type", "kv_types", multiple=True, metavar="TYPE", help="KV cache types to try; repeatable.")
-@click.option("--try-threads", multiple=True, type=click.IntRange(min=1), help="Numbers of threads to try.")
+@click.option("--kv-type", "kv_types", multiple=True, type=KV_TYPE, help="KV cache types to try; repeatable.")
+@click.option("--try-threads", multiple=True, type=SOME_THREADS, help="Numbers of threads to try.")
 @click.option("--try-batch", multiple=True, type=click.IntRange(min=1), help="Batch sizes to try.")
-@click.option("--try-gpu-layers", multiple=True, type=click.IntRange(min=-1), help="Layers on the GPU to try.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="Of the search itself; 0: all cores.")
-@click.option("--gpu-layers", type=int)
+@click.option("--try-gpu-layers", multiple=True, type=GPU_LAYERS, help="Layers on the GPU to try.")
+@click.option("--threads", type=THREADS, default=0, help="Of the search itself; 0: all cores.")
+@click.option("--gpu-layers", type=GPU_LAYERS)
 @click.option("-o", "--output", type=_FILE, help="File to write (default: in the workspace).")
 @click.option("--name", help="Name to register the result under.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
@@ -74,7 +71,7 @@ def tune(
     """Find the best file of MODEL for a size, a divergence or a speed; exit 1 where nothing answers."""
     defaults = TuneStep(model=model, text="")
     step = TuneStep(
-        model=reference(model), text=str(text.absolute()), max_size=max_size, max_kld=max_kld,
+        model=reference(model), text=anchored(text), max_size=max_size, max_kld=max_kld,
         max_distance=max_distance, min_tokens_per_s=min_tps, sizes=sizes,
         compare=_upper(compare) or defaults.compare, kinds=_upper(kinds),
         imatrix=absolute(imatrix), feedback=not no_feedback, context=context, chunks=chunks, minutes=minutes,
@@ -153,14 +150,12 @@ def _speeds(run: Run, answers: bool) -> tuple[str, ...]:
 
 
 def _time(frontier: FrontierFile) -> None:
-    """What the search took, by its parts, and what there was no time for."""
+    """What the search took, by its parts; what there was no time for is among the job's warnings."""
     if frontier.seconds is None or frontier.seconds_asked is None:
         return
     put("")
     parts = ", ".join(f"{part} {seconds:.0f}" for part, seconds in frontier.spent.items() if seconds >= 0.5)
     put(f"took {frontier.seconds:.0f} s of {frontier.seconds_asked:.0f} given{f': {parts}' if parts else ''}")
-    for what in frontier.left_out:
-        put(f"no time for {what}")
 
 
 def heat_map(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import click
+from lathe.engine.errors import DataError
 from lathe.engine.jobs.values import Job
 from lathe.engine.steps import ConvertStep, OnnxQuantizeStep, PerplexityStep, QuantizeStep
 from lathe.tui.cli.follow import run_step
-from lathe.tui.cli.shell import Shell, parse_pairs, put, put_table
+from lathe.tui.cli.numbers import CHUNKS, GPU_LAYERS, LAYER, THREADS, Finite
+from lathe.tui.cli.shell import Shell, anchored, boundary, parse_pairs, put, put_table, refuse_given
 from lathe.tui.formats import long_size
 
 
@@ -33,6 +37,13 @@ def show_figures(job: Job) -> None:
             put(f"  {name:<24} {value:.6g}" if isinstance(value, float) else f"  {name:<24} {value}")
 
 
+_ONLY_TO = {
+    "gguf": ("base", "split_max_bytes", "no_parity", "legacy_context", "legacy_epsilon"),
+    "onnx": ("task", "opset"),
+}
+"""Target -> parameters that mean nothing for the others."""
+
+
 @click.command()
 @click.argument("source")
 @click.option("--to", type=click.Choice(["gguf", "onnx", "safetensors"]), default="gguf", show_default=True)
@@ -46,9 +57,14 @@ def show_figures(job: Job) -> None:
     default="auto",
     help="ONNX: what the graph gives.",
 )
-@click.option("--opset", type=click.IntRange(11, 25), help="ONNX: version of the operators.")
+@click.option("--opset", type=click.IntRange(14, 23), help="ONNX: version of the operators.")
 @click.option("--legacy-context", type=click.IntRange(min=1), default=2048, help="Files from before GGUF: context.")
-@click.option("--legacy-epsilon", type=float, default=5e-6, help="Files from before GGUF: epsilon of the norms.")
+@click.option(
+    "--legacy-epsilon",
+    type=Finite(min=0, min_open=True),
+    default=5e-6,
+    help="Files from before GGUF: epsilon of the norms.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write (default: in the workspace).")
 @click.option("--name", help="Name to register the result under.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
@@ -60,15 +76,25 @@ def convert(
     force: bool, detach: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Turn SOURCE into GGUF (checkpoint, LoRA adapter, old GGML file), ONNX (checkpoint) or safetensors (GGUF)."""
-    step = ConvertStep(
-        model=reference(source), to=to, outtype=outtype, base=reference(base) if base else None,
-        split_max_bytes=split_max_bytes, parity=not no_parity, task=task, opset=opset, legacy_context=legacy_context,
-        legacy_epsilon=legacy_epsilon, output=absolute(output), name=name, force=force,
-    )  # fmt: skip
+    with boundary(as_json=as_json):
+        for target, names in _ONLY_TO.items():
+            if target != to:
+                refuse_given(names, f"is for --to {target}")
+        step = ConvertStep(
+            model=reference(source), to=to, outtype=outtype, base=reference(base) if base else None,
+            split_max_bytes=split_max_bytes, parity=not no_parity, task=task, opset=opset,
+            legacy_context=legacy_context, legacy_epsilon=legacy_epsilon, output=absolute(output), name=name,
+            force=force,
+        )  # fmt: skip
     raise SystemExit(run_step(shell, step, show_artefacts, detach=detach, as_json=as_json))
 
 
 _ONNX_MODES = ("int8", "int8-static", "int4", "float16")
+_ONLY_GGUF = ("imatrix", "imatrix_only", "imatrix_except", "tensor_type", "tensor_types_file", "output_tensor_type",
+              "token_embedding_type", "keep_output", "pure", "prune_layers", "keep_split", "allow_requantize",
+              "errors")  # fmt: skip
+_ONLY_ONNX = ("text", "operators", "exclude", "per_tensor", "block_size", "asymmetric", "calibration", "samples",
+              "sample_tokens", "reduce_range")  # fmt: skip
 
 
 @click.command()
@@ -94,7 +120,7 @@ _ONNX_MODES = ("int8", "int8-static", "int4", "float16")
 @click.option("--token-embedding-type", metavar="TYPE")
 @click.option("--keep-output", is_flag=True, help="Leave output.weight as it is.")
 @click.option("--pure", is_flag=True, help="One type for every tensor.")
-@click.option("--prune-layer", "prune_layers", multiple=True, type=click.IntRange(min=0), help="Leave a layer out.")
+@click.option("--prune-layer", "prune_layers", multiple=True, type=LAYER, help="Leave a layer out.")
 @click.option("--keep-split", is_flag=True, help="As many shards as the source has.")
 @click.option("--allow-requantize", is_flag=True, help="Accept an already quantized source.")
 @click.option("--text", type=click.Path(path_type=Path), help="int8-static: calibration text.")
@@ -115,7 +141,7 @@ _ONNX_MODES = ("int8", "int8-static", "int4", "float16")
 )
 @click.option("--reduce-range", is_flag=True, help="ONNX int8: seven bits, for processors without VNNI.")
 @click.option("--errors", is_flag=True, help="Show what the weights of each tensor lost.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="0: all cores.")
+@click.option("--threads", type=THREADS, default=0, help="0: all cores.")
 @click.option("-o", "--output", type=click.Path(path_type=Path))
 @click.option("--name")
 @click.option("--force", is_flag=True)
@@ -132,23 +158,38 @@ def quantize(
 ) -> None:  # fmt: skip
     """Quantize MODEL (a registered name, a GGUF file or an ONNX folder)."""
     step: QuantizeStep | OnnxQuantizeStep
-    if kind.lower() in _ONNX_MODES:
-        step = OnnxQuantizeStep(
-            model=reference(model), mode=kind.lower(), text=absolute(text), per_channel=not per_tensor,  # type: ignore[arg-type]
-            symmetric=not asymmetric, block_size=int(block_size), operators=operators, exclude=exclude,  # type: ignore[arg-type]
-            calibration=calibration, samples=samples, sample_tokens=sample_tokens, reduce_range=reduce_range,
-            threads=threads, output=absolute(output), name=name, force=force,
-        )  # fmt: skip
-    else:
-        lines = tensor_types_file.read_text("utf-8").split() if tensor_types_file else []
-        step = QuantizeStep(
-            model=reference(model), type=kind, imatrix=absolute(imatrix), imatrix_only=imatrix_only,
-            imatrix_except=imatrix_except, tensor_types=parse_pairs((*tensor_type, *lines), "--tensor-type"),
-            output_tensor_type=output_tensor_type, token_embedding_type=token_embedding_type, keep_output=keep_output,
-            pure=pure, prune_layers=prune_layers, keep_split=keep_split, allow_requantize=allow_requantize,
-            threads=threads, output=absolute(output), name=name, force=force,
-        )  # fmt: skip
+    with boundary(as_json=as_json):
+        if kind.lower() in _ONNX_MODES:
+            refuse_given(_ONLY_GGUF, f"is for GGUF, and {kind} is for ONNX")
+            step = OnnxQuantizeStep(
+                model=reference(model), mode=kind.lower(), text=absolute(text), per_channel=not per_tensor,  # type: ignore[arg-type]
+                symmetric=not asymmetric, block_size=int(block_size), operators=operators, exclude=exclude,  # type: ignore[arg-type]
+                calibration=calibration, samples=samples, sample_tokens=sample_tokens, reduce_range=reduce_range,
+                threads=threads, output=absolute(output), name=name, force=force,
+            )  # fmt: skip
+        else:
+            refuse_given(_ONLY_ONNX, f"is for ONNX, and {kind} is for GGUF")
+            step = QuantizeStep(
+                model=reference(model), type=kind, imatrix=absolute(imatrix), imatrix_only=imatrix_only,
+                imatrix_except=imatrix_except, tensor_types=_tensor_types(tensor_type, tensor_types_file),
+                output_tensor_type=output_tensor_type, token_embedding_type=token_embedding_type,
+                keep_output=keep_output, pure=pure, prune_layers=prune_layers, keep_split=keep_split,
+                allow_requantize=allow_requantize, threads=threads, output=absolute(output), name=name, force=force,
+            )  # fmt: skip
     raise SystemExit(run_step(shell, step, _show_errors if errors else show_artefacts, detach=detach, as_json=as_json))
+
+
+def _tensor_types(given: tuple[str, ...], file: Path | None) -> dict[str, str]:
+    """Those given, then the words of the file; `#` begins a comment."""
+    types = parse_pairs(given, "--tensor-type")
+    if file is None:
+        return types
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 at byte {error.start}", hint="one REGEX=TYPE a line") from error
+    words = (word for line in lines for word in takewhile(lambda word: not word.startswith("#"), line.split()))
+    return types | parse_pairs(words, str(file))
 
 
 def _show_errors(job: Job) -> None:
@@ -174,9 +215,9 @@ def _show_errors(job: Job) -> None:
 @click.argument("model")
 @click.option("--text", type=click.Path(path_type=Path), help="Text file (default: the shipped held-out docstrings).")
 @click.option("--ctx", "context", type=click.IntRange(min=8), default=512, show_default=True)
-@click.option("--chunks", type=int, default=-1, help="-1: all.")
-@click.option("--threads", type=click.IntRange(min=0), default=0)
-@click.option("--gpu-layers", type=int)
+@click.option("--chunks", type=CHUNKS, default=-1, help="-1: all.")
+@click.option("--threads", type=THREADS, default=0)
+@click.option("--gpu-layers", type=GPU_LAYERS)
 @job_options
 @click.pass_obj
 def perplexity(
@@ -193,10 +234,10 @@ def perplexity(
 
 def reference(name: str) -> str:
     """A path as seen from here, else a registered name: the engine has another working directory."""
-    path = Path(name)
-    return str(path.absolute()) if path.exists() else name
+    path = anchored(Path(name))
+    return path if os.path.exists(path) else name  # noqa: PTH110 - what can be no path at all may be a name
 
 
 def absolute(path: Path | None) -> str | None:
-    """A path as the engine needs it."""
-    return str(path.absolute()) if path else None
+    """A path, where there is one, as the engine needs it."""
+    return anchored(path) if path else None

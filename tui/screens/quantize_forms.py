@@ -31,7 +31,7 @@ FIELDS = (
     Field("base", "base", hint="the checkpoint it was trained on; its config.json is read"),
     Field("task", "task", "auto", ("auto", "text-generation-with-past", "feature-extraction", "text-classification"),
           "what the graph gives; auto: by the architecture"),
-    Field("opset", "opset", hint="empty: the usual one", check=number(11, 25, whole=True, optional=True)),
+    Field("opset", "opset", hint="empty: the usual one", check=number(14, 23, whole=True, optional=True)),
     Field("context", "context", "2048", hint="tokens; old files do not say it: Llama 2 has 4096",
           check=number(8, 1 << 20, whole=True)),
     Field("epsilon", "epsilon", "5e-6", hint="of the norms; Llama 2 has 1e-5", check=number(1e-12, 1)),

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from lathe.engine.embedded import CHECKPOINT
-from lathe.engine.errors import UsageError
+from lathe.engine.errors import CannotCreate, UsageError
 from lathe.engine.jobs import bench, convert, imatrix, kld, perplexity, quantize
 from lathe.engine.jobs.outputs import output_path, variant_name
 from lathe.engine.measure.bench_formats import render
@@ -94,12 +94,11 @@ def test_what_is_read_is_never_written_over(
 ) -> None:
     source = tmp_path / "model.gguf"
     source.write_bytes(embedded_gguf.read_bytes())
-    text = text.rename(tmp_path / "notes.gguf")
     model = entry(source)
     small = {"text": str(text), "context": 64, "chunks": 2, "threads": 1, "force": True}
-    matrix = ImatrixStep(model=model.name, output=str(tmp_path / "matrix.gguf"), **small)  # type: ignore[arg-type]
+    matrix = ImatrixStep(model=model.name, output=str(tmp_path / "matrix.dat"), **small)  # type: ignore[arg-type]
     imatrix.run(matrix, RecordingContext(matrix, home, model))
-    files = {"text": text, "model": source, "matrix": tmp_path / "matrix.gguf"}
+    files = {"text": text, "model": source, "matrix": tmp_path / "matrix.dat"}
     before = {name: file_sha256(path) for name, path in files.items()}
     merged = {"merge": (str(files["matrix"]),)} if victim == "matrix" else {}
     collect = ImatrixStep(model=model.name, output=str(files[victim]), **small, **merged)  # type: ignore[arg-type]
@@ -136,6 +135,7 @@ def test_perplexity_continues_from_its_checkpoint(
     assert context.reports[0][1] > reached > 0
     assert resumed.figures["perplexity"] == pytest.approx(whole.figures["perplexity"])
     assert resumed.figures["tokens"] == whole.figures["tokens"]
+    assert "tokens_per_s" not in whole.figures, "in the catalogue that is the speed of generation"
     assert not checkpoint.exists()
 
 
@@ -235,3 +235,16 @@ def test_an_output_folder_gets_the_file(home: Path, tmp_path: Path) -> None:
     context = RecordingContext(VerifyStep(model="x"), home)
     assert output_path(context, str(tmp_path), "m") == tmp_path / "m.gguf"
     assert output_path(context, str(tmp_path / "own.gguf"), "m") == tmp_path / "own.gguf"
+
+
+def test_an_output_that_nobody_would_find_is_refused_before_the_work(home: Path, tmp_path: Path) -> None:
+    context = RecordingContext(VerifyStep(model="x"), home)
+    for name in ("own", "own.bin"):
+        with pytest.raises(UsageError, match=r"needs the suffix \.gguf") as caught:
+            output_path(context, str(tmp_path / name), "m")
+        assert caught.value.hint == f"write to {name}.gguf"
+    (tmp_path / "file").touch()
+    for name in ("file/own.gguf", "file/deeper/own.gguf"):
+        with pytest.raises(CannotCreate, match="file is a file"):
+            output_path(context, str(tmp_path / name), "m")
+    assert output_path(context, str(tmp_path / "folder"), "m", "") == tmp_path / "folder"

@@ -133,6 +133,29 @@ def test_wherever_it_stops_no_token_is_scored_twice(
             assert rest.perplexity == pytest.approx(whole.perplexity, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("Grüße".encode("latin-1"), "byte 2 is 0xfc"),
+        ("Grüße".encode("utf-16"), "byte 0 is 0xff"),
+        ("ab".encode("utf-16-le"), "byte 1 is 0x00"),
+        (bytes([0x7F, *b"ELF", 2, 0]), "byte 5 is 0x00"),
+    ],
+)
+def test_a_text_that_is_no_utf8_is_refused_with_its_place(tmp_path: Path, text: bytes, place: str) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(text)
+    with pytest.raises(DataError, match=place) as caught:
+        read_text(path)
+    assert "iconv" in caught.value.hint
+
+
+def test_a_text_is_read_byte_by_byte(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"\xef\xbb\xbfGr\xc3\xbc\xc3\x9fe\r\n\n")
+    assert read_text(path) == b"\xef\xbb\xbfGr\xc3\xbc\xc3\x9fe\r\n"
+
+
 @pytest.mark.native
 def test_a_stopped_run_goes_on_where_it_was(model: LlamaModel) -> None:
     chunks = chunked.cut(model, TEXT, 64, 40)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from lathe.engine.embedded import CHECKPOINT, HELD_OUT_TEXT
 from lathe.engine.errors import UnavailableError, UsageError
 from lathe.engine.jobs import convert, onnx_quantize, perplexity
 from lathe.engine.jobs.forecast import forecast
+from lathe.engine.onnx import export
 from lathe.engine.steps import ConvertStep, OnnxQuantizeStep, PerplexityStep
-from lathe.quantize.errors import OutputError, UnsafeError
+from lathe.quantize.errors import OutputError, UnsafeError, UnsupportedError
 from lathe.store.models import ModelEntry
 from support.job_context import RecordingContext, entry
 
@@ -52,6 +55,28 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded(home: Path, tmp_pat
     step = ConvertStep(model=model.name, to="onnx")
     with pytest.raises(UnsafeError, match="never runs"):
         convert.run(step, RecordingContext(step, home, model))
+
+
+@pytest.mark.parametrize(
+    ("error", "opset", "words"),
+    [
+        (RuntimeError("Unsupported onnx_opset_version: 25\nand more"), 25, "with opset 25: Unsupported onnx_opset"),
+        (NotImplementedError(), None, "NotImplementedError"),
+    ],
+)
+def test_what_optimum_does_not_export_is_said_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, opset: int | None, words: str
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    for name in ("optimum", "optimum.exporters", "optimum.exporters.onnx"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(sys.modules["optimum.exporters.onnx"], "onnx_export_from_model", broken, raising=False)
+    with pytest.raises(UnsupportedError, match=words) as caught:
+        export._export(None, tmp_path, "feature-extraction", opset)
+    assert "\n" not in caught.value.message
+    assert ("14 to 23" in caught.value.hint) == (opset is not None)
 
 
 @pytest.fixture(scope="module")

@@ -73,16 +73,18 @@ def text(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("deadly", [2, 3])
 def test_importances_go_on_after_a_kill(home: Path, small: Path, text: Path, tmp_path: Path, deadly: int) -> None:
     model = entry(small, sha256="a" * 64)
-    step = ImatrixStep(model=model.name, text=str(text), context=256, chunks=24, threads=1, output=str(tmp_path / "m"))
-    whole = tmp_path / "whole"
+    step = ImatrixStep(
+        model=model.name, text=str(text), context=256, chunks=24, threads=1, output=str(tmp_path / "m.gguf")
+    )
+    whole = tmp_path / "whole.gguf"
     untouched = msgspec.structs.replace(step, output=str(whole))
     imatrix.run(untouched, RecordingContext(untouched, tmp_path / "other", model))
     killed("imatrix", step, home, model, deadly)
-    assert not (tmp_path / "m").exists()
+    assert not (tmp_path / "m.gguf").exists()
     context = RecordingContext(step, home, model)
     imatrix.run(step, context)
     assert context.reports[0][1] > 8, "it did not begin anew"
-    resumed, expected = read_imatrix(tmp_path / "m"), read_imatrix(whole)
+    resumed, expected = read_imatrix(tmp_path / "m.gguf"), read_imatrix(whole)
     assert resumed.chunks == expected.chunks
     for name, one in expected.entries.items():
         np.testing.assert_allclose(resumed.entries[name].sums, one.sums, rtol=1e-4)

@@ -165,7 +165,9 @@ def test_an_embedder_is_tuned_by_its_vectors(home: Path, embedder: Path, step: T
     assert "position_embd.weight" not in frontier.sensitivity
     with LlamaModel(Path(outcome.artefacts[0].path)) as made:
         assert made.embeds
-    close = msgspec.structs.replace(step, max_size=None, max_distance=0.5, speed=False, output=str(tmp_path / "close"))
+    close = msgspec.structs.replace(
+        step, max_size=None, max_distance=0.5, speed=False, output=str(tmp_path / "close.gguf")
+    )
     found = tune.run(close, RecordingContext(close, home, model))
     assert found.artefacts[0].bytes < outcome.artefacts[0].bytes, "the smallest that is close enough"
 
@@ -224,6 +226,18 @@ def test_a_model_that_scores_pairs_is_refused(home: Path, step: TuneStep, tmp_pa
     asked = msgspec.structs.replace(step, model=model.name)
     with pytest.raises(DataError, match="scores pairs of texts"):
         tune.run(asked, RecordingContext(asked, home, model))
+
+
+@pytest.mark.native
+def test_a_quantized_model_is_refused_at_once(home: Path, small: Path, step: TuneStep, tmp_path: Path) -> None:
+    path = tmp_path / "small-q8.gguf"
+    quantize_gguf(small, path, QuantizeOptions(type="Q8_0"))
+    asked = msgspec.structs.replace(step, model=path.stem)
+    context = RecordingContext(asked, home, entry(path))
+    with pytest.raises(UsageError, match="quantized already") as caught:
+        tune.run(asked, context)
+    assert "F16" in caught.value.hint
+    assert not any("matrix" in str(report) for report in context.reports), "nothing was collected"
 
 
 def point(label: str, size: int, kld: float, speed: float | None = None) -> Point:
