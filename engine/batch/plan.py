@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
+from lathe.engine.batch import sense
 from lathe.engine.batch.document import Document, check_fields, near, read
 from lathe.engine.batch.gates import Gate, parse_gate
 from lathe.engine.errors import ConfigError
@@ -112,6 +113,9 @@ def _plan(document: Document, mistakes: list[str]) -> Plan:
     for index, raw in enumerate(listed):
         step = _planned(document, index, raw, seen, mistakes)
         if step is not None:
+            above = [one.step for one in planned]
+            found = sense.mistakes(step.step, above, Path.cwd())
+            mistakes += [f"{document.at('steps', index, field)}: {what}" for field, what in found]
             planned.append(step)
     return Plan(name=str(tree.get("name") or document.path.stem), path=str(document.path), steps=tuple(planned))
 

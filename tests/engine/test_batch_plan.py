@@ -111,6 +111,17 @@ def test_references_are_filled_in_from_earlier_results(tmp_path: Path) -> None:
         ("steps:\n  - {run: scan, timeout_s: -1}\n", ["timeout_s must be a number of seconds above 0"]),
         ("stepz: []\nsteps: [{run: scan}]", [r":1:1: unknown key 'stepz'; did you mean 'steps'"]),
         ("schema: 2\nsteps: [{run: scan}]", ["schema 2 is not known"]),
+        (
+            "steps:\n  - run: quantize\n    model: m\n    type: Q9\n    tensor_types: {'(': q8_0, a: q9_1}\n",
+            [
+                r":4:5: no quantization type is called 'Q9'",
+                r":5:5: '\(' is no regular",
+                r"no tensor type is called 'q9_1'",
+            ],
+        ),
+        ("steps:\n  - {run: perplexity, model: m, text: nope.txt}\n", [r":2:33: there is no file nope.txt"]),
+        ("steps:\n  - {run: kld, model: m}\n", ["name the base model or a `base_file`"]),
+        ("steps:\n  - {run: onnx-quantize, model: m, mode: int8-static}\n", ["needs a calibration `text`"]),
         ("steps: []", ["must be a list with at least one step"]),
         ("steps: [scan]", ["a step is a mapping"]),
         ("[1, 2]", ["a plan is a mapping"]),
@@ -127,6 +138,19 @@ def test_every_mistake_is_placed(tmp_path: Path, text: str, messages: list[str])
     for message in messages:
         with pytest.raises(ConfigError, match=message):
             load(_write(tmp_path, text))
+
+
+def test_what_an_earlier_step_makes_is_not_looked_for(tmp_path: Path) -> None:
+    plan = load(
+        _write(
+            tmp_path,
+            "steps:\n"
+            "  - {id: i, run: imatrix, model: m, text: /dev/null, output: new.gguf}\n"
+            "  - {run: quantize, model: m, type: q4_k_m, imatrix: new.gguf}\n"
+            "  - {run: quantize, model: m, type: copy, imatrix: '${i.path}'}\n",
+        )
+    )
+    assert len(plan.steps) == 3
 
 
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
