@@ -3,7 +3,8 @@
     default < system file < user file < project file (./lathe.toml) < environment (LATHE_SECTION_KEY) < flag
 
 The dataclasses below are the reference: field, type, default, docstring (the README's table is generated from them).
-Invariant: an unknown key or a value of the wrong type is a `ConfigError` with file and line; nothing is guessed.
+Invariant: an unknown key or a value of the wrong type or out of range is a `ConfigError` with file and line; nothing is
+guessed.
 """
 
 from __future__ import annotations
@@ -16,45 +17,51 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from lathe.engine.errors import CannotCreate, ConfigError
 
 Scalar = str | int | float | bool | None
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Interval = Annotated[float, msgspec.Meta(ge=0.1)]
+Layers = Annotated[int, msgspec.Meta(ge=-2)]
 
 
 class General(msgspec.Struct, frozen=True):
     offline: bool = True
     """Never open a connection that leaves this machine."""
-    refresh_s: float = 1.0
+    refresh_s: Interval = 1.0
     """Seconds between two samples of the machine."""
-    engine_idle_exit_s: float = 1800.0
+    engine_idle_exit_s: Seconds = 1800.0
     """The engine process ends after this long without fronts, jobs, loaded models or server; 0: never."""
-    log_max_mb: int = 64
+    log_max_mb: Positive = 64
     """Size at which the engine's log is rotated; one old file is kept."""
-    jobs_cpu: int = 1
+    jobs_cpu: Positive = 1
     """Jobs that may run at once on the CPU."""
 
 
 class Serving(msgspec.Struct, frozen=True):
     host: str = "127.0.0.1"
     """Address of the HTTP API; anything but loopback needs `--allow-remote` and a token."""
-    port: int = 8321
+    port: Port = 8321
     """Port of the HTTP API."""
-    slots: int = 4
+    slots: Positive = 4
     """Sequences that may run at once in one model."""
-    context: int = 0
+    context: Natural = 0
     """Tokens per sequence; 0: the model's own, capped by memory."""
     kv_type: Literal["f16", "q8_0", "q4_0"] = "f16"
     """Type of the KV cache."""
-    threads: int = 0
+    threads: Natural = 0
     """Threads of a model worker; 0: the physical cores."""
-    gpu_layers: int = -2
+    gpu_layers: Layers = -2
     """Layers on the GPU; -2: as many as fit, -1: all, 0: none."""
-    idle_unload_s: float = 900.0
+    idle_unload_s: Seconds = 900.0
     """Unload a model after this long without a request; 0: never."""
-    memory_reserve_mb: int = 512
+    memory_reserve_mb: Natural = 512
     """Memory kept free per device when a load is admitted."""
     prefix_cache: bool = True
     """Share computed prefixes among requests of the same key."""
@@ -129,7 +136,7 @@ def default(key: str) -> Scalar:
 
 def kind(key: str) -> str:
     """`bool`, `int`, `float`, `str`, or the choices joined by `|`."""
-    hint = _hint(key)
+    hint = _plain(_hint(key))
     return "|".join(get_args(hint)) if get_origin(hint) is Literal else hint.__name__
 
 
@@ -174,7 +181,7 @@ def load(
     """Merge all sources, later ones over earlier ones.
 
     Raises:
-        ConfigError: a file is not TOML, a key is unknown or a value has the wrong type.
+        ConfigError: a file is not TOML, a key is unknown or a value has the wrong type or range.
     """
     values: dict[str, Scalar] = {}
     origins: dict[str, Origin] = {}
@@ -257,10 +264,15 @@ def load_here(flags: Mapping[str, str] | None = None) -> Loaded:
     return load(system=system_file(), user=user_file(), project=project_file(), environment=os.environ, flags=flags)
 
 
-def _hint(key: str) -> type:
+def _hint(key: str) -> Any:
+    """The type of a key, with its range."""
     section, _, name = key.partition(".")
-    hint: type = get_type_hints(get_type_hints(Settings)[section])[name]
-    return hint
+    return get_type_hints(get_type_hints(Settings)[section], include_extras=True)[name]
+
+
+def _plain(hint: Any) -> Any:
+    """A type without its range."""
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
 def _known(key: str, where: str = "") -> str:
@@ -276,7 +288,12 @@ def _prefix(where: str) -> str:
 
 def _expected(key: str) -> str:
     words = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
-    return words.get(kind(key), "one of " + kind(key).replace("|", ", "))
+    expected = words.get(kind(key), "one of " + kind(key).replace("|", ", "))
+    hint = _hint(key)
+    if get_origin(hint) is not Annotated:
+        return expected
+    least, most = get_args(hint)[1].ge, get_args(hint)[1].le
+    return f"{expected} from {least} to {most}" if most is not None else f"{expected} of at least {least}"
 
 
 _RESERVED = {"LATHE_HOME", "LATHE_CONFIG"}

@@ -30,7 +30,7 @@ from lathe.tui.link import Connect, Link
 from lathe.tui.places import BY_MODE, PLACES
 from lathe.tui.screens.base import PlaceScreen
 from lathe.tui.signals import end_on_signals
-from lathe.tui.text import clean
+from lathe.tui.text import advice, clean
 from lathe.tui.text import line as one_line
 from lathe.tui.themes import COLOURLESS, DARK, THEMES, Inks, inks
 from lathe.tui.views.rows import kind_of
@@ -351,7 +351,7 @@ class LatheApp(App[None]):
     def report(self, failure: Failure, what: str = "") -> None:
         """Show an error as a toast and keep it in the log."""
         text = f"{what}: {failure.message}" if what and what not in failure.message else failure.message
-        self.board.note(LogLine(self.now(), "error", "front", f"{text} {failure.hint}".strip()))
+        self.board.note(LogLine(self.now(), "error", "front", advice(text, failure.hint)))
         self.notify(f"{text}\n{failure.hint}".strip(), title=failure.code, severity="error", timeout=10)
         self._redraw_soon()
 

@@ -123,7 +123,7 @@ def _things(app: LatheApp) -> Iterable[Command]:
     for entry in app.board.models:
         loaded = app.board.worker(entry.id) is not None
         verb = "unload" if loaded else "load"
-        for word in (verb, "chat", "model"):
+        for word in (*((verb, "chat") if entry.format != "safetensors" else ()), "model"):
             title = {"load": "Load", "unload": "Unload", "chat": "Chat with", "model": "Show"}[word]
             yield Command(f"{title} {entry.name}", _verb(f"{word} {shlex.quote(entry.name)}"))
     for job in app.board.jobs[:20]:
@@ -189,7 +189,7 @@ def execute(app: LatheApp, text: str) -> None:
     verb, arguments, options = parsed
     if app.read_only and verb not in ("chat", "model", "job", "go", "theme", "filter"):
         raise UsageError("this session is read-only")
-    if not arguments and verb not in NEED_NOTHING:
+    if (not arguments and verb not in NEED_NOTHING) or (options and verb not in ("load", "filter")):
         raise UsageError(f"how it is meant: {VERBS[verb]}")
     first = arguments[0] if arguments else ""
     match verb:
@@ -199,14 +199,12 @@ def execute(app: LatheApp, text: str) -> None:
                 lambda bench: bench.load(first, wanted),
                 lambda worker: app.tell(f"{worker.name} is ready"),
                 what=first,
-                command=f"lathe models load {shlex.quote(first)}",
             )
         case "unload":
             app.do(
                 lambda bench: bench.unload(first),
                 lambda _: app.tell(f"{first} left memory"),
                 what=first,
-                command=f"lathe models unload {shlex.quote(first)}",
             )
         case "chat" | "model" | "job":
             _visit(app, {"chat": "chat", "model": "models", "job": "jobs"}[verb], first)
@@ -275,6 +273,11 @@ def _visit(app: LatheApp, mode: str, key: str) -> None:
 
 
 def _load_options(options: dict[str, str]) -> LoadOptions:
+    known = LoadOptions.__struct_fields__
+    for name in options:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise UsageError(f"load: no option {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
     try:
         return msgspec.convert(options, LoadOptions, strict=False)
     except msgspec.ValidationError as error:

@@ -54,6 +54,13 @@ def clean(text: str, limit: int = MAX_CHARS) -> str:
     return _scrub(text)
 
 
+def advice(message: str, hint: str) -> str:
+    """What went wrong and what to do, as one line that does not run together."""
+    if not (message and hint):
+        return message or hint
+    return f"{message}{' ' if message.endswith(('.', '!', '?')) else '; '}{hint}"
+
+
 def line(text: str, limit: int = MAX_LINE_CHARS) -> str:
     """Return `text` as one line: cleaned, with runs of blanks and line ends made one blank."""
     # Cut before the costly passes: a 10 MB name must not stall a repaint.

@@ -1,7 +1,7 @@
 """How fast a job goes and when it will be done: pure arithmetic over progress reports.
 
-Invariant: within a stage `done` never goes back, and an ETA appears only after 5 % or 20 s; before that it would be
-a guess.
+Invariant: within a stage `done` never goes back, and an ETA appears only in the last stage and after 5 % or 20 s;
+before that it would be a guess.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Pace:
         return msgspec.structs.replace(report, done=done, rate=self._rate, eta_s=self._eta(report, done, now))
 
     def _eta(self, report: Progress, done: float, now: float) -> float | None:
-        if not report.total or not self._rate or done >= report.total:
+        # Of the stages to come nothing is known: only the last one's end is the job's.
+        if report.stage < report.stages or not report.total or not self._rate or done >= report.total:
             return None
         if done / report.total < 0.05 and now - self._stage_started < 20:
             return None

@@ -72,7 +72,8 @@ def run(step: PerplexityStep, context: JobContext) -> Outcome:
         "tokens": result.tokens,
         "chunks": result.chunks,
         "context": result.n_ctx,
-        "tokens_per_s": result.tokens_per_s,
+        # Not `tokens_per_s`: in the catalogue that is the speed of generation, which bench measures.
+        "read_tokens_per_s": result.tokens_per_s,
         "text_sha256": digest,
     }
     return Outcome(figures=figures)

@@ -45,3 +45,12 @@ def test_a_new_stage_begins_anew() -> None:
     shown = pace.update(Progress(stage=2, stages=2, done=10, total=100), 2.0)
     assert shown.done == 10
     assert shown.fraction == 0.55
+
+
+def test_an_eta_is_the_job_s_so_only_its_last_stage_has_one() -> None:
+    pace = Pace(started=0.0)
+    for stage in (1, 2):
+        for second in range(1, 60):
+            shown = pace.update(Progress(stage=stage, stages=2, done=second, total=60), stage * 100.0 + second)
+        assert shown.rate is not None
+        assert (shown.eta_s is not None) == (stage == 2)

@@ -37,6 +37,9 @@ def test_later_sources_win_and_are_named(tmp_path: Path) -> None:
         ("port = 1\n", r"config\.toml:1: 'port' must stand in a \[section\]"),
         ("[serving\n", "not valid TOML"),
         ("[general]\noffline = 1\n", "is not true or false"),
+        ("[serving]\nport = 99999\n", r"config\.toml:2: serving.port: 99999 is not a whole number from 0 to 65535"),
+        ("[general]\njobs_cpu = 0\n", r"jobs_cpu: 0 is not a whole number of at least 1"),
+        ("[general]\nrefresh_s = 0\n", r"refresh_s: 0 is not a number of at least 0.1"),
     ],
 )
 def test_mistakes_in_a_file_are_placed(tmp_path: Path, text: str, message: str) -> None:
@@ -75,3 +78,20 @@ def test_writing_keeps_comments_and_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["true", "YES", "on", "1"])
 def test_booleans_of_the_environment(text: str) -> None:
     assert settings.load(environment={"LATHE_GENERAL_OFFLINE": text}).value("general.offline") is True
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [("serving.port", "-1"), ("serving.slots", "0"), ("serving.gpu_layers", "-3"), ("general.refresh_s", "0")],
+)
+def test_impossible_values_are_refused_wherever_they_come_from(key: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key}: '{text}' is not a"):
+        settings.parse(key, text)
+    with pytest.raises(ConfigError, match=key):
+        settings.load(flags={key: text})
+
+
+def test_every_default_is_in_its_range() -> None:
+    for key in settings.names():
+        assert settings.parse(key, str(settings.default(key))) == settings.default(key)
+    assert settings.kind("serving.port") == "int" and settings.kind("general.refresh_s") == "float"

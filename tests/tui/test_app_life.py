@@ -130,6 +130,7 @@ async def test_an_error_is_a_toast_and_a_line_of_the_log() -> None:
         assert "smaller context" in screen_text(app)
         last = app.board.log[-1]
         assert (last.level, last.source) == ("error", "front")
+        assert last.text.endswith("short by 1.2 GiB; choose a smaller context")
         await app.action_go("logs")
         await until(pilot, lambda: any("short by 1.2 GiB" in line and "error" in line for line in screen_lines(app)))
 

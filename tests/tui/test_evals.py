@@ -122,6 +122,8 @@ async def test_a_suite_is_run_with_several_seeds() -> None:
         assert app.did == "lathe eval run smoke qwen3-8b-q4_k_m --limit 5 --seed 2 --var data=/x"
         await tick(app, pilot, bench)
         await until(pilot, lambda: "queued" in screen_text(app))
+        newest = max(bench.queue, key=lambda id_: int(id_.removeprefix("j-")))
+        await until(pilot, lambda: app.screen.query_one("#run-list", Grid).cursor == newest)
 
 
 async def test_a_form_says_what_is_wrong() -> None:
@@ -286,6 +288,8 @@ async def test_a_stopped_run_is_gone_on_with() -> None:
             await until(pilot, lambda: any(call[0] == "submit" for call in bench.calls))
             step = next(call[1] for call in bench.calls if call[0] == "submit")
             assert (step.suite, step.limit, step.seed, step.fresh) == ("/suites/capitals.yaml", 20, 4, False)
+            await tick(app, pilot, bench)
+            assert app.screen.query_one("#run-list", Grid).cursor == "e-3", "the job works at this run"
     finally:
         del evals.RECORDS["e-3"]
 

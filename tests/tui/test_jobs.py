@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 from lathe.engine.events import JobChanged
-from lathe.engine.jobs.values import Job
-from lathe.engine.steps import QuantizeStep
+from lathe.engine.jobs.values import Artefact, Job, Outcome
+from lathe.engine.steps import QuantizeStep, ScanStep
+from lathe.tui import formats
 from lathe.tui.app import LatheApp
+from lathe.tui.glyphs import UNICODE
+from lathe.tui.views import jobs as view
 from lathe.tui.widgets.grid import Grid
 from lathe.tui.widgets.logview import LogView
+from lathe.tui.widgets.paint import width_of
 from support.screens import running, screen_lines, screen_text, tick, type_text, until
 from support.scripted_workbench import REPLACE, ScriptedWorkbench
 
@@ -103,6 +108,12 @@ async def test_lists_and_clearing() -> None:
         await pilot.press("left_square_bracket", "left_square_bracket")
         await until(pilot, lambda: "[all]" in screen_text(app))
         await pilot.press("C")
+        await until(pilot, lambda: "Among them 1 tune job" in screen_text(app))
+        assert "FRONTIER.json" in screen_text(app)
+        await pilot.press("escape", "C")
+        assert any(job.state == "done" for job in bench.queue.values())
+        await until(pilot, lambda: "Clear ended jobs?" in screen_text(app))
+        await pilot.press("y")
         await until(pilot, lambda: not any(job.state in ("done", "failed") for job in bench.queue.values()))
         await until(pilot, lambda: "left the list" in screen_text(app))
 
@@ -137,3 +148,27 @@ async def test_at_80_columns_everything_important_is_there() -> None:
         assert "quantize" in row
         assert "running" in row
         assert "%" in row
+
+
+@pytest.mark.parametrize("width", [40, 60, 78, 158])
+def test_results_are_shown_whole(width: int) -> None:
+    figures = {"perplexity": 9.1234567, "perplexity_error": 0.0521, "bits_per_byte": 0.7123, "chunks": 142, "ok": True}
+    made = Artefact(name="m" * 60, path="/m", format="gguf", bytes=5 << 30)
+    job = Job(id="j-1", step=ScanStep(), title="scan", state="done", created_at=1.0, started_at=1.0, finished_at=9.0)
+    for outcome in (Outcome(figures=figures), Outcome(artefacts=(made,), figures=figures)):  # type: ignore[arg-type]
+        line = view.detail(REPLACE(job, outcome=outcome), 9.0, width, 3, UNICODE)[-1]
+        text = "".join(text for text, _ in line)
+        assert width_of(line) <= width
+        pairs = {f"{name} {formats.figure(value)}" for name, value in figures.items()}
+        for shown in text.split("   ")[bool(outcome.artefacts) :]:
+            assert shown.strip() in {*pairs, "…"}, text
+
+
+def test_details_are_written_as_people_write_them() -> None:
+    step = QuantizeStep(model="m", type="Q4_K_M", pure=True, prune_layers=(3, 4), tensor_types={"attn_v": "Q6_K"})
+    job = Job(id="j-1", step=step, title="quantize", created_at=1.0)
+    facts = dict(view.facts(job, 2.0))
+    assert (facts["pure"], facts["prune_layers"], facts["tensor_types"]) == ("yes", "3, 4", "attn_v=Q6_K")
+    scan = dict(view.facts(REPLACE(job, step=ScanStep(roots=("/models", "/more"))), 2.0))
+    assert scan["roots"] == "/models, /more"
+    assert "roots" not in dict(view.facts(REPLACE(job, step=ScanStep()), 2.0))

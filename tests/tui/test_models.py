@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
+import msgspec
+import pytest
+from lathe.engine.errors import UsageError
 from lathe.engine.events import ModelsChanged
 from lathe.engine.steps import BenchStep, PerplexityStep, VerifyStep
 from lathe.engine.workbench import ModelAlias
 from lathe.tui.app import LatheApp
+from lathe.tui.commands import commands, execute
+from lathe.tui.glyphs import UNICODE
 from lathe.tui.screens.card import CardView
 from lathe.tui.screens.delete import DELETE, DeleteDialog
 from lathe.tui.screens.forms import ChoiceBox
 from lathe.tui.screens.load import LoadDialog
+from lathe.tui.views import models as view
 from lathe.tui.widgets.grid import Grid
+from support import scripted_data as data
 from support.screens import running, screen_text, tick, type_text, until
 from support.scripted_workbench import ScriptedWorkbench
 from textual.widgets import Button, Input
@@ -94,6 +103,50 @@ async def test_the_card_and_the_new_name() -> None:
         await pilot.press("enter")
         await until(pilot, lambda: bench.catalogue[entry.id].name == f"{entry.name}-old")
         assert app.did == f"lathe models rename {entry.name} {entry.name}-old"
+
+
+async def test_the_card_is_titled_with_the_new_name() -> None:
+    async with running(size=(120, 40), mode="models") as (app, pilot, bench):
+        identifier = _at(app, bench, "qwen3-8b-q4_k_m")
+        await until(pilot, lambda: "╭─ qwen3-8b-q4_k_m ─" in screen_text(app))
+        await bench.rename(identifier, "daily")
+        await until(pilot, lambda: "╭─ daily ─" in screen_text(app))
+
+
+def test_a_card_offers_only_the_measurements_that_a_format_allows() -> None:
+    for entry in data.models():
+        bare = msgspec.structs.replace(entry, measured={})
+        text = "".join(text for line in view.card_lines(bare, None, None, {}, 120, 30, UNICODE) for text, _ in line)
+        assert ("b bench" in text) == (entry.format == "gguf"), entry.name
+        assert ("n converts it first" in text) == (entry.format in ("safetensors", "ggml")), entry.name
+
+
+async def test_the_palette_loads_nothing_that_must_be_converted_first() -> None:
+    async with running() as (app, _pilot, bench):
+        titles = {command.title for command in commands(app)}
+        for entry in bench.catalogue.values():
+            able = entry.format != "safetensors"
+            assert bool({f"Load {entry.name}", f"Unload {entry.name}"} & titles) == able, entry.name
+            assert (f"Chat with {entry.name}" in titles) == able
+            assert f"Show {entry.name}" in titles
+
+
+async def test_a_typed_command_refuses_options_that_it_does_not_know() -> None:
+    async with running() as (app, pilot, bench):
+        for text, why in (
+            ("load qwen3-8b-f16 contxt=4096", "load: no option 'contxt'; did you mean context?"),
+            ("load qwen3-8b-f16 bogus=3", "load: no option 'bogus'"),
+            ("quantize qwen3-8b-f16 type=Q8_0", "how it is meant: quantize MODEL TYPE"),
+        ):
+            with pytest.raises(UsageError, match=re.escape(why)):
+                execute(app, text)
+        app.did = "lathe models list"
+        execute(app, "load qwen3-8b-f16 context=4096")
+        await until(pilot, lambda: bool(_calls(bench, "load")))
+        assert [call[1].context for call in _calls(bench, "load")] == [4096]  # type: ignore[attr-defined]
+        execute(app, "unload qwen3-8b-f16")
+        await until(pilot, lambda: bool(_calls(bench, "unload")))
+        assert app.did == "lathe models list", "no command line loads a model into the engine"
 
 
 async def test_aliases_are_made_moved_and_removed() -> None:

@@ -24,6 +24,16 @@ def test_a_cell_is_as_wide_as_asked(text: str, width: int, align: str) -> None:
     assert cell_len(paint.cell(text, width, align)) == width
 
 
+@given(st.lists(st.text("ab", min_size=1, max_size=8), max_size=6), st.integers(4, 40))
+def test_pieces_are_shown_whole_or_not_at_all(texts: list[str], width: int) -> None:
+    line = paint.whole([[(text, "text")] for text in texts], width)
+    assert paint.width_of(line) <= width
+    shown = "".join(text for text, _ in line).split()
+    left_out = shown[-1:] == ["…"]
+    assert shown[: len(shown) - left_out] == texts[: len(shown) - left_out]
+    assert left_out or len(shown) == len(texts)
+
+
 @given(_texts, st.integers(0, 30))
 def test_a_text_cropped_in_front_fits_and_keeps_its_end(text: str, width: int) -> None:
     shown, whole = paint.crop_front(text, width), one_line(text)

@@ -6,6 +6,7 @@ Places whose own tests have no golden files for their looks are compared with so
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,14 @@ from lathe.engine.states import Percentiles
 from lathe.engine.telemetry.sample import Sample
 from lathe.engine.workbench import Workbench
 from lathe.tui.app import LatheApp
+from lathe.tui.board import Board
+from lathe.tui.glyphs import UNICODE
 from lathe.tui.places import PLACES
+from lathe.tui.views.machine import memory_panel
+from lathe.tui.widgets.chrome import status_line
+from lathe.tui.widgets.prompt import Prompt
 from rich.cells import cell_len
-from support.screens import compare, running, screen_lines, screen_text, tick, until
+from support.screens import compare, running, screen_lines, screen_text, tick, type_text, until
 from support.scripted_workbench import ScriptedWorkbench
 from textual.pilot import Pilot
 
@@ -174,6 +180,76 @@ async def test_a_tiny_terminal_shows_the_summary(size: tuple[int, int]) -> None:
         await pilot.resize_terminal(*size)
         await pilot.pause()
         assert "Requests" not in screen_text(app)
+
+
+async def test_the_focus_outlives_a_very_small_terminal() -> None:
+    async with running(mode="chat") as (app, pilot, _):
+        prompt = app.screen.query_one(Prompt)
+        await until(pilot, lambda: app.screen.focused is prompt)
+        for small in ((50, 24), (80, 12)):
+            await pilot.resize_terminal(*small)
+            await until(pilot, lambda: app.screen.focused is None)
+            await pilot.resize_terminal(80, 24)
+            await until(pilot, lambda: app.screen.focused is prompt)
+        await type_text(pilot, "q 7")
+        assert (prompt.text, app.current_mode) == ("q 7", "chat")
+
+
+async def test_a_list_keeps_the_focus_that_it_had() -> None:
+    async with running(size=(120, 40), mode="serve") as (app, pilot, _):
+        keys = app.screen.query_one("#key-list")
+        keys.focus()
+        await until(pilot, lambda: app.screen.focused is keys)
+        await pilot.resize_terminal(50, 40)
+        await until(pilot, lambda: app.screen.focused is None)
+        await pilot.resize_terminal(120, 40)
+        await until(pilot, lambda: app.screen.focused is keys)
+
+
+async def test_what_nobody_sees_is_not_changed() -> None:
+    async with running(size=(50, 12), mode="jobs") as (app, pilot, bench):
+        await pilot.press("x", "X", "R", "r", "C")
+        await pilot.pause()
+        assert len(app.screen_stack) == 1
+        assert not [call for call in bench.calls if call[0] in ("cancel", "resume", "submit", "clear_finished")]
+        assert "cancel" not in screen_lines(app)[-1]
+        await pilot.resize_terminal(80, 24)
+        await until(pilot, lambda: "cancel" in screen_lines(app)[-1])
+
+
+@pytest.mark.parametrize("width", [60, 66, 80, 100, 140, 200])
+def test_the_status_row_shows_whole_facts_and_what_needs_attention(width: int) -> None:
+    bench = ScriptedWorkbench()
+    board = Board()
+    board.take(asyncio.run(bench.snapshot()))
+    line = status_line(board, width, paused=False, read_only=True, now=bench.now)
+    text = "".join(text for text, _ in line)
+    assert cell_len(text) == width
+    assert "READ-ONLY" in text and (" ATTENTION 1 " if width >= 140 else " ! 1 ") in text
+    assert text.rstrip().endswith(time.strftime("%H:%M", time.localtime(bench.now)))
+    words = ("edge-07", "GPU0 12", "RAM 21", "tok/s", "jobs ")
+    whole = (
+        r"edge-07 ",
+        r"GPU0 [\d.]+/24\.0G",
+        r"RAM [\d.]+/64\.0G",
+        r"[\d.]+ tok/s ",
+        r"jobs 1r(unning)? 2q|1 running 2 queued",
+    )
+    for word, pattern in zip(words, whole, strict=True):
+        assert word not in text or re.search(pattern, text), text
+
+
+@pytest.mark.parametrize("width", [20, 30, 36, 40, 60])
+def test_a_legend_has_no_name_without_its_figure(width: int) -> None:
+    bench = ScriptedWorkbench()
+    board = Board()
+    board.take(asyncio.run(bench.snapshot()))
+    lines = ["".join(text for text, _ in line) for line in memory_panel(board, width, 8, UNICODE)]
+    legend = next(line for line in lines if "weights" in line)
+    assert cell_len(legend) <= width
+    for name in ("weights", "KV", "other"):
+        assert name not in legend or re.search(rf"{name} [\d.]+[BKMG]", legend), legend
+    assert width < 36 or "other" in legend
 
 
 async def test_figures_move_while_visible_and_only_then() -> None:

@@ -541,6 +541,28 @@ def test_what_is_not_measured_is_not_ranked() -> None:
     assert names == {"qwen3-8b-f16", "qwen3-8b-q4_k_m"}
 
 
+@pytest.mark.parametrize(
+    ("own", "comparable", "state"),
+    [
+        ({}, True, ""),
+        ({"context": 512, "chunks": 40}, True, ""),
+        ({"context": 2048, "chunks": 10}, False, "other context"),
+        ({"context": 512, "chunks": 8}, False, "other text"),
+        ({"context": 512, "text_sha256": "b" * 64}, False, "other text"),
+    ],
+)
+def test_perplexities_compare_only_when_measured_alike(own: dict[str, Any], comparable: bool, state: str) -> None:
+    how = {"context": 512, "chunks": 40, "text_sha256": "a" * 64}
+    by_name = {entry.name: entry for entry in data.models()}
+    base = REPLACE(by_name["qwen3-8b-f16"], measured={"perplexity": 9.12, **how})
+    entry = REPLACE(by_name["qwen3-8b-q4_k_m"], measured={"perplexity": 9.2, **own})
+    assert (view.rise(entry, base) is not None) == comparable
+    assert (entry.id in view.best([base, entry], base)) == comparable
+    row = next(row for row in view.rows([base, entry], {}, [], None, UNICODE) if row.key == entry.id)
+    assert (row.cells[8][0] != "-", row.cells[-1][0]) == (comparable, state)
+    assert row.cells[7] == "9.200", "the figure itself stays"
+
+
 def test_parents_that_form_a_circle_end() -> None:
     first, second = (REPLACE(entry, parent=other) for entry, other in zip(data.models()[:2], ("b", "a"), strict=True))
     first, second = REPLACE(first, id="a"), REPLACE(second, id="b")

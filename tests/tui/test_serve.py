@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,8 @@ from lathe.engine.workbench import ApiKey
 from lathe.tui import glyphs
 from lathe.tui.screens import serve_forms
 from lathe.tui.views import serve as view
-from lathe.tui.widgets.grid import Grid
+from lathe.tui.widgets.columns import lay_out
+from lathe.tui.widgets.grid import GAP, LEAD, Grid
 from support.screens import compare, running, screen_lines, screen_text, tick, until
 from support.scripted_workbench import ScriptedWorkbench
 
@@ -130,6 +132,32 @@ async def test_the_place_looks_as_it_did(size: tuple[int, int]) -> None:
         await until(pilot, lambda: "ops" in screen_text(app) or size[1] < 30)
         shown = "\n".join(screen_lines(app)[2:]) + "\n"
         compare(GOLDEN / f"serve-{size[0]}x{size[1]}.txt", shown)
+
+
+def test_names_of_models_can_be_told_apart_at_80_columns() -> None:
+    rows = view.model_rows(asyncio.run(ScriptedWorkbench().snapshot()), view.Speeds(), 0.0, glyphs.UNICODE)
+    natural = [max(len(c.title), c.least) for c in view.MODEL_COLUMNS]
+    natural[0] = max(len(str(row.cells[0])) for row in rows)
+    room = dict(lay_out(view.MODEL_COLUMNS, natural, 78, LEAD, GAP))
+    assert room[0] >= min(natural[0], 20)
+    shown = {view.MODEL_COLUMNS[index].title for index in room}
+    assert {"model", "state", "slots", "queue", "tok/s", "KV"} <= shown
+
+
+async def test_live_requests_stay_in_sight() -> None:
+    async with running(mode="serve") as (app, pilot, bench):
+        grid = app.screen.query_one("#request-list", Grid)
+        await until(pilot, lambda: grid.cursor == "r-91")
+        kept = bench.requests
+        for number in range(100, 130):
+            row = REPLACE(kept["r-91"], id=f"r-{number}")
+            bench.requests = {row.id: row, **bench.requests}
+        await tick(app, pilot, bench)
+        await until(pilot, lambda: grid.cursor == "r-129" and "r-129" in screen_text(app))
+        await pilot.press("j")
+        bench.requests = {"r-200": REPLACE(kept["r-91"], id="r-200"), **bench.requests}
+        await tick(app, pilot, bench)
+        assert grid.cursor == "r-128", "somebody reads: nothing moves any more"
 
 
 async def test_pages_belong_to_short_terminals() -> None:

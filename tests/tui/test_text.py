@@ -7,7 +7,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lathe.tui.text import MAX_CHARS, Cleaner, clean, line, paragraphs, plain
+from lathe.tui.text import MAX_CHARS, Cleaner, advice, clean, line, paragraphs, plain
 from support.foreign import CORPUS, HOSTILE
 
 FORBIDDEN = re.compile(
@@ -93,3 +93,16 @@ def test_texts_carry_no_styles_from_their_content(text: str) -> None:
     for built in (plain(text), paragraphs(text)):
         assert not built.spans
         assert not FORBIDDEN.search(built.plain)
+
+
+@pytest.mark.parametrize(
+    ("message", "hint", "told"),
+    [
+        ("no such file", "check the path", "no such file; check the path"),
+        ("It was stopped.", "R resumes", "It was stopped. R resumes"),
+        ("no such file", "", "no such file"),
+        ("", "R resumes", "R resumes"),
+    ],
+)
+def test_messages_and_hints_do_not_run_together(message: str, hint: str, told: str) -> None:
+    assert advice(message, hint) == told

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
+import pytest
 from lathe.tui.glyphs import ASCII, Glyphs
 from lathe.tui.themes import DARK, Inks, inks
 from lathe.tui.widgets.base import Canvas, Panel
 from lathe.tui.widgets.columns import Column
 from lathe.tui.widgets.grid import Grid, Row
 from lathe.tui.widgets.logview import KEPT, LogEntry, LogView
+from lathe.tui.widgets.paint import Line
+from lathe.tui.widgets.sheet import Sheet
 from lathe.tui.widgets.transcript import MAX_TURNS, Said, Transcript
 from support.screens import screen_lines
 from textual.app import App, ComposeResult
@@ -71,6 +74,35 @@ async def test_the_cursor_stays_on_its_row() -> None:
         assert grid.cursor == "d", "where the row is gone the one in its place takes over"
         grid.show([])
         assert grid.cursor is None
+
+
+async def test_a_list_of_what_comes_and_goes_stays_at_its_top_until_somebody_reads_on() -> None:
+    async with Stage(lambda: Grid(COLUMNS, newest=True)).run_test(size=(40, 6)) as pilot:
+        grid = await _grid(pilot, "c d")
+        for count in (3, 30):
+            grid.show(_rows(*(f"new{n:02}" for n in range(count, 0, -1)), "c", "d"))
+            await pilot.pause()
+            assert (grid.cursor, grid.scroll_offset.y) == (f"new{count:02}", 0)
+        await pilot.press("j", "j")
+        grid.show(_rows("newest", *(f"new{n:02}" for n in range(30, 0, -1))))
+        assert grid.cursor == "new28"
+        await pilot.press("g")
+        grid.show(_rows("latest", "newest", *(f"new{n:02}" for n in range(30, 0, -1))))
+        await pilot.pause()
+        assert (grid.cursor, grid.scroll_offset.y) == ("latest", 0)
+        grid.show([])
+        assert grid.cursor is None
+
+
+@pytest.mark.parametrize("count", [3, 30])
+async def test_a_sheet_breaks_its_lines_beside_the_scroll_bar(count: int) -> None:
+    def paint(width: int) -> list[Line]:
+        return [[(f"{n % 10}" * (width - 1) + "|", "text")] for n in range(count)]
+
+    async with Stage(lambda: Sheet(paint)).run_test(size=(20, 6)) as pilot:
+        await pilot.pause()
+        for line in _lines(pilot.app)[: min(count, 6)]:
+            assert line[:19] == line[0] * 18 + "|"
 
 
 async def test_keys_move_and_pages_scroll() -> None:

@@ -29,6 +29,7 @@ from lathe.tui.board import Board
 from lathe.tui.screens.ask_narrow import Narrowing, ask_how
 from lathe.tui.screens.base import PlaceScreen
 from lathe.tui.screens.reading import Choice, Choose
+from lathe.tui.text import advice
 from lathe.tui.text import line as one_line
 from lathe.tui.views import answers as view
 from lathe.tui.views.models import able_to_answer
@@ -270,7 +271,7 @@ class AskStore(PlaceScreen):
                     self._take(event)
         except Exception as error:  # noqa: BLE001 - a fault of an answer is shown where the answer would be
             failure = describe(error)
-            self._problem = f"{failure.message} {failure.hint}".strip()
+            self._problem = advice(failure.message, failure.hint)
             self.lathe.report(failure, what=request.store)
         finally:
             self._streaming = False

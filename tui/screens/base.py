@@ -102,6 +102,9 @@ class PlaceScreen(Screen[None]):
         ),
     ]
 
+    _last: Widget | None = None
+    """Had the focus last."""
+
     # -- for subclasses ---------------------------------------------------------------------------------------------
     def content(self) -> ComposeResult:
         """The widgets between the frame's rows."""
@@ -182,11 +185,16 @@ class PlaceScreen(Screen[None]):
         for row in self.query(".chrome").results(Canvas):
             row.redraw()
         self.query_one("#banner").display = self.board.lost is not None
-        if self.has_class("-tiny") or self.has_class("-flat"):
+        if self.summarized:
             self.query_one("#tiny", Canvas).redraw()
         else:
             self.show(self.board)
         self.show_hints()
+
+    @property
+    def summarized(self) -> bool:
+        """Whether the terminal is so small that the place is hidden behind a few figures."""
+        return self.has_class("-tiny") or self.has_class("-flat")
 
     def _summary(self, width: int, height: int) -> list[Line]:
         return summary(self.board, width, height, self.lathe.glyphs)
@@ -234,11 +242,24 @@ class PlaceScreen(Screen[None]):
 
     def on_descendant_focus(self) -> None:
         """Another widget, other keys."""
+        self._last = self.focused or self._last
         self.call_after_refresh(self.show_hints)
 
     def on_descendant_blur(self) -> None:
         """Another widget, other keys."""
+        self.call_after_refresh(self._regain)
         self.call_after_refresh(self.show_hints)
+
+    def on_resize(self) -> None:
+        """What was hidden lost the focus; once it is seen again, letters go there and are no commands."""
+        self.call_after_refresh(self._regain)
+
+    def _regain(self) -> None:
+        """Give the focus back where nothing has it."""
+        if self.focused is None and self.app.app_focus and not self.summarized:
+            target = self._last if self._last is not None and self._last.focusable else self.home()
+            if target is not None:
+                self.set_focus(target)
 
     # -- lists ------------------------------------------------------------------------------------------------------
     def target_list(self) -> Grid | LogView | None:
@@ -346,8 +367,8 @@ class PlaceScreen(Screen[None]):
             self.lathe.export([{"line": text} for text in target.export()], self.MODE)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Refuse what would change something in a read-only session."""
-        return not (self.lathe.read_only and action in self.changing())
+        """Refuse what would change something in a read-only session, or on a row that nobody sees."""
+        return not ((self.lathe.read_only or self.summarized) and action in self.changing())
 
     def changing(self) -> Iterable[str]:
         """Names of the actions that change the engine's state."""

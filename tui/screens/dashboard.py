@@ -46,7 +46,7 @@ class Dashboard(PlaceScreen):
             _panel("Needs attention", "attention", self._attention),
         )
         with Panel(title="Requests", id="requests"):
-            yield Grid(rows.REQUESTS, empty=_idle)
+            yield Grid(rows.REQUESTS, empty=_idle, newest=True)
 
     def _painter(self, view: View) -> Painter:
         return lambda width, height: view(self.board, width, height, self.lathe.glyphs)

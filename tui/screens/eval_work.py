@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lathe.engine.evals.results import SuiteInfo
+from lathe.engine.jobs.values import Job
 from lathe.engine.steps import EvalStep
 from lathe.store.models import ModelEntry
 from lathe.tui.screens.dialogs import Ask
@@ -121,7 +122,13 @@ def submit(app: LatheApp, step: EvalStep) -> None:
     words += ["--skip-bad"] if step.skip_bad else []
     words += [] if step.cache else ["--no-cache"]
     words += ["--as", step.baseline_name] if step.baseline_name else []
-    submit_step(app, step, shlex.join(words))
+    submit_step(app, step, shlex.join(words), lambda job: _show(app, job))
+
+
+def _show(app: LatheApp, job: Job) -> None:
+    place = app.current_place
+    if place is not None and place.MODE == "evals":
+        place.open_key(job.id)
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:

@@ -65,6 +65,8 @@ class Evals(PlaceScreen):
         self._signs: dict[str, str] = {}
         self._all = False
         self._read_at: object = None
+        self._wanted: str | None = None
+        """The job or run to put the cursor on, once it has a row."""
         self._problem = ""
 
     def content(self) -> ComposeResult:
@@ -153,6 +155,7 @@ class Evals(PlaceScreen):
     def _show_runs(self) -> None:
         look = (self._names, self._signs, self.lathe.now(), self.lathe.glyphs)
         self.query_one("#run-list", Grid).show(view.run_rows(self._runs or [], self.board.jobs, *look))
+        self._find_wanted()
         self.query_one("#gates", Canvas).redraw()
         self.after_filter()
 
@@ -415,6 +418,22 @@ class Evals(PlaceScreen):
         """Mark the run."""
         self.query_one("#run-list", Grid).toggle_mark()
         self.after_filter()
+
+    def open_key(self, key: str) -> None:
+        self._wanted = key
+        self._find_wanted()
+
+    def _find_wanted(self) -> None:
+        """Select what is wanted; of a job its run, where there is one already."""
+        grid, runs = self.query_one("#run-list", Grid), self._runs or ()
+        job = next((job for job in self.board.jobs if job.id == self._wanted), None)
+        if job is not None:
+            made = job.outcome.figures.get("run") if job.outcome else None
+            found = (run.id for run in runs if run.id == made or view.job_of(run, [job], self._names) is not None)
+            self._wanted = next(found, job.id)
+        if any(row.key == self._wanted for row in grid.rows):
+            grid.select(self._wanted)
+            self._wanted = None
 
     def copy_text(self) -> tuple[str, str]:
         if self._case is not None and self.focused is self.query_one("#case-list"):

@@ -12,6 +12,7 @@ from lathe.tui.screens.base import PlaceScreen
 from lathe.tui.screens.dialogs import Confirm
 from lathe.tui.screens.reading import Facts
 from lathe.tui.views import jobs as view
+from lathe.tui.views import quantize as plans
 from lathe.tui.views import rows
 from lathe.tui.widgets.base import Panel
 from lathe.tui.widgets.grid import Grid
@@ -169,7 +170,22 @@ class Jobs(PlaceScreen):
             )
 
     def action_clear(self) -> None:
-        """Drop ended jobs."""
+        """Drop ended jobs; ask where a search is among them, for Tune lists searches by their jobs."""
+        searches = plans.tune_jobs(self.board.jobs)
+        if not searches:
+            self._clear()
+            return
+        files = [
+            a.path for job in searches for a in (job.outcome.artefacts if job.outcome else ()) if a.format == "json"
+        ]
+        lines = [
+            f"Among them {formats.many(len(searches), 'tune job')}: Tune will list what it found no longer.",
+            "Models that were made stay, and so do these files:",
+            *files[:5],
+        ]
+        self.app.push_screen(Confirm("Clear ended jobs?", lines, "Clear"), lambda yes: self._clear() if yes else None)
+
+    def _clear(self) -> None:
         self.lathe.do(lambda bench: bench.clear_finished(), self._cleared, command="lathe jobs clear")
 
     def _cleared(self, count: int) -> None:

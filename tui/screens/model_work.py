@@ -42,15 +42,10 @@ def install_toolchain(app: LatheApp, source: str | None) -> None:
 
 def load(app: LatheApp, entry: ModelEntry, options: LoadOptions, force: bool) -> None:
     """Load a model and say how it went."""
-    words = ["lathe", "models", "load", entry.name]
-    words += ["--ctx", str(options.context)] if options.context else []
-    words += ["--gpu-layers", str(options.gpu_layers)] if options.gpu_layers is not None else []
-    words += ["--force"] if force else []
     app.tell(f"Loading {entry.name}...")
     app.do(
         lambda bench: bench.load(entry.id, options, force),
         lambda worker: app.tell(f"{worker.name} is ready{f' after {worker.info.load_s:.1f} s' if worker.info else ''}"),
-        command=shlex.join(words),
         what=entry.name,
     )
 
@@ -62,7 +57,6 @@ def unload(app: LatheApp, entries: Sequence[ModelEntry]) -> None:
         app.do(
             lambda bench: bench.unload(name),
             lambda _: app.tell(f"{name} left memory; l loads it again"),
-            command=shlex.join(["lathe", "models", "unload", name]),
             what=name,
         )
 

@@ -84,7 +84,7 @@ class Models(PlaceScreen):
         workers = {worker.model_id: worker for worker in board.snapshot.workers} if board.snapshot else {}
         self.query_one(Grid).show(view.rows(board.models, workers, board.fits, self.lathe.glyphs, flat=self._flat))
         self.after_filter()
-        self.query_one(_Card).redraw()
+        self._show_card()
         if board.attached and board.lost is None and any(entry.id not in board.fits for entry in board.models):
             self._estimate_all()
         # The catalogue or a worker changed: what the card shows may be old.
@@ -120,10 +120,13 @@ class Models(PlaceScreen):
 
     @on(Grid.Moved)
     def _moved(self, message: Grid.Moved) -> None:
+        self._show_card()
+        self._look(message.key)
+
+    def _show_card(self) -> None:
         entry = self.entry
         self.query_one("#card", Panel).entitle(entry.name if entry else "")
         self.query_one(_Card).redraw()
-        self._look(message.key)
 
     @work(exclusive=True, group="details", exit_on_error=False)
     async def _look(self, key: str | None) -> None:

@@ -21,6 +21,7 @@ from lathe.tui.screens.base import PlaceScreen
 from lathe.tui.screens.dialogs import Ask, Write
 from lathe.tui.screens.reading import Choice, Choose
 from lathe.tui.screens.sampling import sampling_form
+from lathe.tui.text import advice
 from lathe.tui.text import line as one_line
 from lathe.tui.views.models import card_of
 from lathe.tui.widgets.base import Canvas, Panel, Words
@@ -305,7 +306,7 @@ class Playground(PlaceScreen):
                         cost = Cost(delta.finish, delta.usage or cost.usage, delta.timing or cost.timing)
         except Exception as error:  # noqa: BLE001 - whatever broke is shown in the answer's place
             failure = describe(error)
-            failed = f"{failure.message}  {failure.hint}".strip()
+            failed = advice(failure.message, failure.hint)
             self.lathe.report(failure, what=pane.model)
         finally:
             pane.end(cost, "".join(received), bad=failed)

@@ -75,7 +75,7 @@ class Serve(PlaceScreen):
         with Panel(title="Models in memory", id="models", classes="-bare"):
             yield Grid(view.MODEL_COLUMNS, empty="None: the first request for a model loads it.", id="model-list")
         with Panel(title="Requests", id="requests", classes="-bare"):
-            yield Grid(rows.SERVED, empty="No requests.", id="request-list")
+            yield Grid(rows.SERVED, empty="No requests.", newest=True, id="request-list")
         with Horizontal(id="middle"):
             with Panel(title="API keys", id="keys", classes="-bare"):
                 yield Grid(view.KEY_COLUMNS, empty=self._no_keys, id="key-list")

@@ -6,9 +6,10 @@ import msgspec
 from lathe.engine.jobs.values import FINAL, Job
 from lathe.tui import formats
 from lathe.tui.glyphs import Glyphs
+from lathe.tui.text import advice
 from lathe.tui.text import line as one_line
 from lathe.tui.views.rows import elapsed_of, eta_of, kind_of, rate_of, stalled, state_of
-from lathe.tui.widgets.paint import Line, bar, wrap
+from lathe.tui.widgets.paint import Line, bar, crop, whole, wrap
 
 
 def title(job: Job, now: float) -> tuple[str, ...]:
@@ -79,21 +80,36 @@ def detail(job: Job, now: float, width: int, height: int, glyphs: Glyphs) -> lis
             lines += [[(" ", "text"), *line] for line in wrap(job.failure.message, room, "bad", 1)]
             lines += [
                 [(" ", "text"), *line]
-                for line in wrap(f"{glyphs.arrow} {job.failure.hint}  R resumes", room, "text", 1)
+                for line in wrap(f"{glyphs.arrow} {advice(job.failure.hint, 'R resumes')}", room, "text", 1)
             ]
         elif job.state != "done":
             lines.append([(" R resumes it, finished work is kept", "dim")])
         else:
-            lines.append([(" ", "text"), (_results(job), "text")])
+            lines.append([(" ", "text"), *_results(job, room, glyphs)])
     return lines[:height]
 
 
-def _results(job: Job) -> str:
+def _results(job: Job, width: int, glyphs: Glyphs) -> Line:
     if job.outcome is None:
-        return ""
+        return []
     made = [f"{a.name}  {formats.long_size(a.bytes)}" for a in job.outcome.artefacts]
     figures = [f"{name} {formats.figure(value)}" for name, value in job.outcome.figures.items()]
-    return one_line("   ".join([*made, *figures]), 300)
+    # A single name may be longer than the line; a figure without its last digits would be another one.
+    pairs: list[Line] = [[(crop(text, width - 8, glyphs.ellipsis), "text")] for text in (*made, *figures)]
+    return whole(pairs, width, glyphs.ellipsis)
+
+
+def _plain(value: object) -> str:
+    """A step's field as people write it."""
+    match value:
+        case dict():
+            return ", ".join(f"{key}={_plain(item)}" for key, item in value.items())
+        case list() | tuple():
+            return ", ".join(_plain(item) for item in value)
+        case bool() | int() | float() | str() | None:
+            return formats.figure(value)
+        case _:
+            return str(value)
 
 
 def facts(job: Job, now: float) -> list[tuple[str, str]]:
@@ -116,8 +132,8 @@ def facts(job: Job, now: float) -> list[tuple[str, str]]:
             ("what to do", job.failure.hint or "see the log"),
         ]
     for name, value in msgspec.to_builtins(job.step).items():
-        if value not in (None, "", [], {}, False):
-            rows.append((name, str(value)))
+        if value:
+            rows.append((name, _plain(value)))
     if job.outcome is not None:
         for artefact in job.outcome.artefacts:
             rows += [

@@ -11,7 +11,7 @@ from lathe.tui import formats
 from lathe.tui.board import Board
 from lathe.tui.glyphs import Glyphs
 from lathe.tui.text import line as one_line
-from lathe.tui.widgets.paint import Line, bar, cell, fit, graph, spread, stacked
+from lathe.tui.widgets.paint import Line, bar, cell, fit, graph, spread, stacked, whole, width_of
 
 ENOUGH = 20
 """Samples below which a tail quantile would be a guess."""
@@ -48,7 +48,7 @@ def memory_panel(board: Board, width: int, height: int, glyphs: Glyphs) -> list[
     if not sample.devices:
         weights, kv, compute = _share(snapshot.workers, "cpu")
         fixed.append(_meter("RAM", sample.memory_used, sample.memory_total, width, glyphs, (weights, kv + compute)))
-        fixed.append(_legend(weights, kv, sample.memory_used, compute))
+        fixed.append(_legend(weights, kv, sample.memory_used, compute, width, glyphs))
         graphs.append((len(fixed), "memory", sample.memory_total, "RAM"))
     else:
         fixed.append(_meter("RAM", sample.memory_used, sample.memory_total, width, glyphs))
@@ -106,7 +106,7 @@ def _device(
             (weights, kv + compute),
         )
     )
-    lines.append(_legend(weights, kv, device.memory_used, compute))
+    lines.append(_legend(weights, kv, device.memory_used, compute, width, glyphs))
     return lines
 
 
@@ -146,17 +146,16 @@ def _meter(
     return [(f"{name:<5}", "dim"), *stacked(parts, room, glyphs), (cell(figures, 13, ">"), ink)]
 
 
-def _legend(weights: float, kv: float, used: float | None, compute: float) -> Line:
+def _legend(weights: float, kv: float, used: float | None, compute: float, width: int, glyphs: Glyphs) -> Line:
     other = max(0.0, used - weights - kv - compute) if used is not None else None
-    return [
-        ("     ", "text"),
-        ("weights ", "part1"),
-        (formats.size(weights), "text"),
-        ("  KV ", "part2"),
-        (formats.size(kv + compute), "text"),
-        ("  other ", "part3"),
-        (formats.size(other), "text"),
+    pairs: list[Line] = [
+        [("weights ", "part1"), (formats.size(weights), "text")],
+        [("KV ", "part2"), (formats.size(kv + compute), "text")],
+        [("other ", "part3"), (formats.size(other), "text")],
     ]
+    line = whole(pairs, width, glyphs.ellipsis, gap=2)
+    # Below the bar where there is room for that.
+    return [("     ", "text"), *line] if width_of(line) + 5 <= width else line
 
 
 def _cpu(sample: Sample, width: int, glyphs: Glyphs) -> Line:

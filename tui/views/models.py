@@ -41,6 +41,14 @@ _VERDICTS = {
     "unknown": ("?", "dim"),
 }
 FORMATS = {"safetensors": "safetens."}
+_UNMEASURED = {
+    "gguf": "nothing yet: b bench, p perplexity",
+    "onnx": "nothing yet: p perplexity",
+    "safetensors": "nothing yet: n converts it first",
+    "ggml": "nothing yet: n converts it first",
+    "remote": "nothing: it computes elsewhere",
+}
+"""What can be measured of a model that lies in a format."""
 
 
 def card_of(entry: ModelEntry) -> ModelCard:
@@ -223,9 +231,7 @@ def card_lines(
             width,
         )
     measured = [(name, formats.figure(value)) for name, value in entry.measured.items()]
-    lines += _flow(
-        [("measured", "here") if measured else ("measured", "nothing yet: b bench, p perplexity"), *measured], width
-    )
+    lines += _flow([("measured", "here" if measured else _UNMEASURED[entry.format]), *measured], width)
     if worker is not None and worker.info is not None:
         info = worker.info
         lines += _flow(

@@ -113,9 +113,20 @@ def figure(entry: ModelEntry, name: str) -> float | None:
 
 
 def rise(entry: ModelEntry, base: ModelEntry | None) -> float | None:
-    """Perplexity above the base's, as a fraction."""
+    """Perplexity above the base's, as a fraction; None where it was not measured on the same text in the same way."""
     own, other = figure(entry, "perplexity"), figure(base, "perplexity") if base else None
-    return own / other - 1 if own and other else None
+    return own / other - 1 if own and other and not _apart(entry, base) else None
+
+
+def _apart(entry: ModelEntry, base: ModelEntry | None) -> str:
+    """Why the perplexities of two models do not compare, in two words; empty: as far as is known they do."""
+    if base is None or figure(entry, "perplexity") is None or figure(base, "perplexity") is None:
+        return ""
+    for name, word in (("context", "other context"), ("chunks", "other text"), ("text_sha256", "other text")):
+        own, other = entry.measured.get(name), base.measured.get(name)
+        if own is not None and other is not None and own != other:
+            return word
+    return ""
 
 
 def divergence(entry: ModelEntry, base: ModelEntry | None) -> float | None:
@@ -171,7 +182,9 @@ def _row(
     rise_ink = "dim" if rising is not None and abs(rising) < noise else "text"
     speed, top = figure(entry, "tokens_per_s"), figure(entry, "same_nearest" if embeds(entry) else "same_top_p")
     kind = card.file_type or formats.NONE
-    state = (busy, "accent") if busy else ("base", "dim") if base is not None and entry.id == base.id else ("", "dim")
+    state = (busy, "accent") if busy else ("base" if base is not None and entry.id == base.id else "", "dim")
+    if not state[0] and (apart := _apart(entry, base)):
+        state = (apart, "warn")
     cells: tuple[Cell, ...] = (
         ("*" if star else " ", "good"),
         (entry.name, "value" if star else "text"),

@@ -22,6 +22,7 @@ from lathe.engine.steps import (
 from lathe.store.rag.values import FileError, StoredDocument, StoredPassage, StoreStats
 from lathe.tui import formats
 from lathe.tui.glyphs import Glyphs
+from lathe.tui.text import advice
 from lathe.tui.text import line as one_line
 from lathe.tui.widgets.columns import Column
 from lathe.tui.widgets.grid import Cell, Row
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from lathe.engine.rag.ingest.report import QualityReport
 
 STORES = (
-    Column("store", least=8, most=24, flex=True, sort="name"),
+    Column("store", least=16, most=24, flex=True, sort="name"),
     Column("docs", ">", least=4, sort="documents"),
     Column("passages", ">", rank=1, least=6, sort="passages"),
     Column("dim", ">", rank=5, least=4),
@@ -220,7 +221,7 @@ def error_rows(errors: Sequence[FileError]) -> list[Row]:
     return [
         Row(
             error.path,
-            (error.path, (error.code, "warn"), f"{error.message}  {error.hint}".strip()),
+            (error.path, (error.code, "warn"), advice(error.message, error.hint)),
             {"path": error.path, "code": error.code, "why": error.message},
         )
         for error in errors

@@ -15,6 +15,7 @@ from lathe.store.keys import DEFAULT_SCOPES
 from lathe.tui import formats
 from lathe.tui.board import Board
 from lathe.tui.glyphs import Glyphs
+from lathe.tui.text import advice
 from lathe.tui.text import line as one_line
 from lathe.tui.widgets.columns import Column
 from lathe.tui.widgets.grid import Row
@@ -84,7 +85,7 @@ KEY_COLUMNS = (
     Column("last", ">", rank=5, least=5, sort="last"),
 )
 MODEL_COLUMNS = (
-    Column("model", least=10, most=40, flex=True, sort="model"),
+    Column("model", least=20, most=40, flex=True, sort="model"),
     Column("state", least=7, most=14, sort="state"),
     Column("slots", ">", least=5),
     Column("queue", ">", least=5, sort="queue"),
@@ -236,7 +237,7 @@ def model_facts(worker: WorkerState, now: float) -> list[tuple[str, str]]:
     info, stats = worker.info, worker.stats
     facts = [("state", worker.phase), ("notice", worker.notice or formats.NONE)]
     if worker.failure is not None:
-        facts.append(("last failure", f"{worker.failure.message}  {worker.failure.hint}"))
+        facts.append(("last failure", advice(worker.failure.message, worker.failure.hint)))
     if info is not None:
         facts += [
             ("backend", f"{info.backend}, pid {info.pid}, {info.threads} threads"),
@@ -303,7 +304,7 @@ def _stopped(server: ServerState, wanted: ServerOptions, width: int, glyphs: Gly
         [("with a token, every model loaded on demand; the form asks for more", "dim")],
     ]
     if server.failure is not None:
-        lines[2:] = wrap(f"{server.failure.message}  {server.failure.hint}", width, "bad", 3)
+        lines[2:] = wrap(advice(server.failure.message, server.failure.hint), width, "bad", 3)
     return lines
 
 

@@ -13,6 +13,7 @@ from lathe.tui.board import Board
 from lathe.tui.keys import Hint
 from lathe.tui.places import BY_MODE, PLACES, Place
 from lathe.tui.text import line as one_line
+from lathe.tui.views.rows import attention
 from lathe.tui.widgets.base import Canvas
 from lathe.tui.widgets.paint import Line, crop, spread, width_of
 from textual import events
@@ -22,18 +23,19 @@ MAX_HINTS = 8
 NARROW = 100
 
 
-def status_line(board: Board, width: int, *, paused: bool, read_only: bool, clock: str) -> Line:
-    """Host, badges, memory, speed, jobs, what needs attention, the time."""
-    snapshot = board.snapshot
+def status_line(board: Board, width: int, *, paused: bool, read_only: bool, now: float) -> Line:
+    """Host, badges, memory, speed, jobs, what needs attention, the time; what has no room is left out whole."""
+    snapshot, clock = board.snapshot, formats.clock(now)[:5]
     left: Line = [(" lathe ", "title")]
     if snapshot is None:
         left.append(("starting the engine" if board.lost is None else "no engine", "dim"))
         return spread(left, [(clock + " ", "dim")], width)
     wide = width >= 140
     engine, sample = snapshot.engine, snapshot.sample
-    parts: list[Line] = []
+    parts: list[tuple[int, Line]] = []
+    """With ranks: 0 is always shown, the others one after the other as far as there is room."""
     if engine.hostname:
-        parts.append([(one_line(engine.hostname, 24), "value")])
+        parts.append((4, [(one_line(engine.hostname, 24), "value")]))
     badges: Line = []
     for shown, name, ink in (
         (board.lost is not None, "NO ENGINE", "alarm"),
@@ -44,29 +46,37 @@ def status_line(board: Board, width: int, *, paused: bool, read_only: bool, cloc
         if shown:
             badges += [(f" {name} ", ink), (" ", "text")]
     if badges:
-        parts.append(badges[:-1])
+        parts.append((0, badges[:-1]))
     if sample is not None:
         for index, device in enumerate(sample.devices[: 2 if wide else 1]):
             line: Line = [(f"GPU{index} ", "dim"), (formats.used_of(device.memory_used, device.memory_total), "value")]
             if wide:
                 heat = "" if device.temperature_c is None else f" {device.temperature_c:.0f}C"
                 line.append((f" {formats.percent(device.utilization)}{heat}", "dim"))
-            parts.append(line)
+            parts.append((2, line))
         if wide or not sample.devices:
-            parts.append([("RAM ", "dim"), (formats.used_of(sample.memory_used, sample.memory_total), "value")])
+            parts.append((3, [("RAM ", "dim"), (formats.used_of(sample.memory_used, sample.memory_total), "value")]))
     if snapshot.server.running and wide:
-        parts.append([("serving ", "dim"), (one_line(snapshot.server.url or "", 32), "value")])
-    parts.append([(formats.rate(snapshot.traffic.decode_tps), "value"), (" tok/s", "dim")])
+        parts.append((5, [("serving ", "dim"), (one_line(snapshot.server.url or "", 32), "value")]))
+    parts.append((1, [(formats.rate(snapshot.traffic.decode_tps), "value"), (" tok/s", "dim")]))
     running = sum(job.state == "running" for job in snapshot.jobs)
     queued = sum(job.state == "queued" for job in snapshot.jobs)
     if running or queued:
         words = f"{running} running {queued} queued" if wide else f"{running}r {queued}q"
-        parts.append([("jobs ", "dim"), (words, "value")])
-    if snapshot.alerts:
-        parts.append([(f" {'ATTENTION' if wide else '!'} {snapshot.alerts} ", "alarm")])
-    for index, part in enumerate(parts):
-        left += part if index == 0 else [("   " if wide else "  ", "text"), *part]
-    return spread(left, [(" ", "text"), (clock, "dim"), (" ", "text")], width)
+        parts.append((1, [("jobs ", "dim"), (words, "value")]))
+    if alerts := len(attention(snapshot, now)):
+        parts.append((0, [(f" {'ATTENTION' if wide else '!'} {alerts} ", "alarm")]))
+    gap, right = "   " if wide else "  ", [(" ", "text"), (clock, "dim"), (" ", "text")]
+    room = width - width_of(left) - width_of(right) + len(gap)
+    fitting: set[int] = set()
+    for index in sorted(range(len(parts)), key=lambda index: parts[index][0]):
+        rank, part = parts[index]
+        if not rank or width_of(part) + len(gap) <= room:
+            fitting.add(index)
+            room -= width_of(part) + len(gap)
+    for number, index in enumerate(sorted(fitting)):
+        left += parts[index][1] if number == 0 else [(gap, "text"), *parts[index][1]]
+    return spread(left, right, width)
 
 
 class StatusRow(Canvas):
@@ -74,11 +84,7 @@ class StatusRow(Canvas):
 
     def draw(self, width: int, height: int) -> list[Line]:
         app: Any = self.app
-        return [
-            status_line(
-                app.board, width, paused=app.paused, read_only=app.read_only, clock=formats.clock(app.now())[:5]
-            )
-        ]
+        return [status_line(app.board, width, paused=app.paused, read_only=app.read_only, now=app.now())]
 
 
 class NavRow(Canvas):

@@ -119,6 +119,18 @@ def spread(left: Line, right: Line, width: int) -> Line:
     return [*fit(left, room), *right]
 
 
+def whole(pieces: Sequence[Line], width: int, ellipsis: str = "…", gap: int = 3) -> Line:
+    """Short lines one after the other, as many as fit whole; an ellipsis stands for the rest."""
+    line: Line = []
+    for number, piece in enumerate(pieces):
+        rest = gap + cell_len(ellipsis) if number < len(pieces) - 1 else 0
+        before = gap if line else 0
+        if width_of(line) + before + width_of(piece) + rest > width:
+            return [*line, (" " * before + ellipsis, "dim")]
+        line += [(" " * before, "text"), *piece]
+    return line
+
+
 def columns(lines: Sequence[Line], count: int, width: int, gap: int = 2) -> list[Line]:
     """Lay short lines out in `count` columns, reading down each."""
     height = math.ceil(len(lines) / count)
