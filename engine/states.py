@@ -223,4 +223,3 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Active ones and the last hundred."""
     traffic: Traffic = Traffic(window_s=300)
     sample: Sample | None = None
-    alerts: int = 0

@@ -188,7 +188,6 @@ class ScriptedWorkbench:
             jobs=tuple(self._ordered()),
             traffic=data.traffic(self.t, requests) if self.living else quiet,
             sample=self._sample(),
-            alerts=sum(job.state == "failed" for job in self.queue.values()),
         )
 
     async def events(self) -> AsyncGenerator[Event, None]:
