@@ -5,17 +5,20 @@ Pure but for looking whether something is there. Invariant: what leaves here nam
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from lathe.engine.jobs.kinds import MODEL_FIELDS
+from lathe.engine.jobs.reuse import FILE_FIELDS
 from lathe.engine.steps import Step
 
-PATHS = (
-    "text", "imatrix", "base_file", "save_base", "merge", "matrices", "output", "file", "roots", "source", "sources",
-    "beir", "include", "waivers", "reports",
-)  # fmt: skip
+READ = (*FILE_FIELDS, "waivers")
+"""Fields that name files which must be there."""
+MADE = ("output", "save_base")
+"""Fields that name files which a step makes."""
+PATHS = (*READ, *MADE, "roots", "source", "sources", "beir", "include", "reports")
 """Fields that hold a path, or several."""
 
 
@@ -39,12 +42,18 @@ def _each(value: Any, folder: Path, *, must_exist: bool) -> Any:
         return tuple(_each(one, folder, must_exist=must_exist) for one in value)
     if not isinstance(value, str) or not value:
         return value
+    path = path_of(value, folder)
+    return value if path is None or (must_exist and not there(path)) else str(path)
+
+
+def path_of(text: str, folder: Path) -> Path | None:
+    """A path as seen from `folder`; None where the home that it begins with is nobody's: the step will say so."""
     try:
-        path = folder / Path(value).expanduser()
-        return value if must_exist and not path.exists() else str(path)
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-    ):  # too long; nobody's home: the step will say so
-        return value
+        return folder / Path(text).expanduser()
+    except RuntimeError:
+        return None
+
+
+def there(path: Path) -> bool:
+    """Whether something is there; nothing is at what can be no path."""
+    return os.path.exists(path)  # noqa: PTH110 - which would raise for names that are too long

@@ -10,15 +10,14 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lathe.engine.steps import KldStep, OnnxQuantizeStep, QuantizeStep, Step, TuneStep
+from lathe.engine.batch.places import MADE, READ, path_of, there
+from lathe.engine.steps import ImatrixStep, KldStep, OnnxQuantizeStep, QuantizeStep, Step, TuneStep
 from lathe.quantize.errors import QuantizeError
 from lathe.quantize.plan import COPY
 from lathe.quantize.types import file_type, tensor_type
 
 Mistake = tuple[str, str]
 """(field, what is wrong with it)."""
-_READ = ("text", "file", "base_file", "imatrix", "merge", "matrices", "waivers")
-_MADE = ("output", "save_base")
 
 
 def mistakes(step: Step, earlier: Sequence[Step], folder: Path) -> Iterator[Mistake]:
@@ -37,11 +36,18 @@ def mistakes(step: Step, earlier: Sequence[Step], folder: Path) -> Iterator[Mist
         case TuneStep():
             for name in step.compare:
                 yield from _known("compare", name, files=True)
-    coming = {getattr(one, field, None) for one in earlier for field in _MADE}
-    for field in _READ:
+    made = (getattr(one, field, None) for one in earlier for field in MADE)
+    coming = {path_of(name, folder) for name in made if name} - {None}
+    unnamed = any(isinstance(one, ImatrixStep) for one in earlier)  # it may be put into a folder, under its own name
+    for field in READ:
+        if unnamed and field in ("imatrix", "merge", "matrices"):
+            continue
         value = getattr(step, field, None)
         for name in value if isinstance(value, tuple) else (value,):
-            if isinstance(name, str) and name and "${" not in name and name not in coming and not _there(name, folder):
+            if not name or "${" in name:
+                continue
+            path = path_of(name, folder)
+            if path not in coming and (path is None or not there(path)):
                 yield field, f"there is no file {name}"
 
 
@@ -65,10 +71,3 @@ def _known(field: str, name: str | None, *, files: bool) -> Iterator[Mistake]:
         (file_type if files else tensor_type)(name)
     except QuantizeError as error:
         yield field, f"{error.message}; {error.hint}" if error.hint else error.message
-
-
-def _there(name: str, folder: Path) -> bool:
-    try:
-        return (folder / Path(name).expanduser()).exists()
-    except (OSError, RuntimeError, ValueError):
-        return False

@@ -102,9 +102,8 @@ def perplexity(
     with Slicer(context.options.n_threads or physical_cores()) as slicer:
         for block in chunked.run(context, chunks, start):
             sums.add(negative_log_likelihood(block.logits, block.targets, slicer))
-            if (
-                progress is not None and block.chunks_done > block.chunk
-            ):  # the sums hold whole chunks: one can go on there
+            if progress is not None and block.chunks_done > block.chunk:
+                # The sums hold whole chunks here: a run can go on from them.
                 progress(block.chunks_done, chunks.n_chunks, math.exp(sums.mean), sums)
     seconds = time.monotonic() - started
     value = math.exp(sums.mean)

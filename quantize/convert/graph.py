@@ -34,6 +34,11 @@ def cautions(family: Family, hparams: Hparams) -> Iterator[str]:
         yield (f"the original looks back {window:,} tokens, llama.cpp at everything: longer texts are read differently")
 
 
+def all_but_each(period: int, layers: int) -> list[bool]:
+    """True for each layer but every `period`-th, as llama.cpp counts them."""
+    return [(layer + 1) % period != 0 for layer in range(layers)]
+
+
 def sliding_layers(hparams: Hparams, period: int) -> list[bool]:
     """Which layers look at a window only; every `period`-th sees all where config.json does not say.
 
@@ -43,7 +48,7 @@ def sliding_layers(hparams: Hparams, period: int) -> list[bool]:
     kinds = hparams.get("layer_types")
     if kinds is None:
         period = hparams.count("sliding_window_pattern", "_sliding_window_pattern") or period
-        return [(layer + 1) % period != 0 for layer in range(hparams.layers)]
+        return all_but_each(period, hparams.layers)
     known = ("sliding_attention", "full_attention")
     if not isinstance(kinds, Sequence) or len(kinds) != hparams.layers or not all(kind in known for kind in kinds):
         raise CheckpointError(f"config.json gives layer_types as {kinds!r:.60}, which is no kind for each layer")

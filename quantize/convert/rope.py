@@ -14,7 +14,7 @@ from lathe.quantize.convert.hparams import Hparams
 from lathe.quantize.convert.writer import Metadata, f32, text, u32
 from lathe.quantize.errors import CheckpointError, UnsupportedError
 
-_YARN = {
+YARN = {
     "yarn_ext_factor": ("extrapolation_factor",),
     "yarn_attn_factor": ("attention_factor", "attn_factor"),
     "yarn_beta_fast": ("beta_fast",),
@@ -56,7 +56,7 @@ def rope_facts(hparams: Hparams) -> Metadata:
             if kind == "yarn":
                 original = rope.need("original_max_position_embeddings")
                 facts["rope.scaling.original_context_length"] = u32(original)
-                given = {key: rope.number(*names) for key, names in _YARN.items()}
+                given = {key: rope.number(*names) for key, names in YARN.items()}
                 facts |= {f"rope.scaling.{key}": f32(value) for key, value in given.items() if value is not None}
                 facts |= _yarn_attention(rope, factor)
         case "longrope" | "su":
@@ -70,6 +70,11 @@ def rope_facts(hparams: Hparams) -> Metadata:
     return facts
 
 
+def yarn_magnitude(factor: float, weight: float = 1.0) -> float:
+    """How much attention is scaled for a context that is `factor` times as long (YaRN, arXiv 2309.00071)."""
+    return 1 + 0.1 * weight * math.log(factor) if factor > 1 else 1.0
+
+
 def _yarn_attention(rope: Hparams, factor: float) -> Metadata:
     """Scale attention as the checkpoint wants: llama.cpp multiplies its own 0.1 ln(factor) + 1 by what is written here.
 
@@ -81,11 +86,11 @@ def _yarn_attention(rope: Hparams, factor: float) -> Metadata:
             raise UnsupportedError(
                 f"config.json gives YaRN's {name} as {given!r:.40}; llama.cpp computes {fixed!r} only"
             )
-    own = 1 + 0.1 * math.log(factor) if factor > 1 else 1.0
+    own = yarn_magnitude(factor)
     wanted = rope.number("attention_factor", "attn_factor")
     scales = [rope.number(name) for name in ("mscale", "mscale_all_dim")]
     if wanted is None and all(scales):
-        one, other = (1 + 0.1 * (scale or 0) * math.log(factor) if factor > 1 else 1.0 for scale in scales)
+        one, other = (yarn_magnitude(factor, scale or 0) for scale in scales)
         wanted = one / other
     return {} if wanted is None or math.isclose(wanted, own) else {"rope.scaling.attn_factor": f32(wanted / own)}
 

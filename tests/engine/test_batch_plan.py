@@ -146,11 +146,12 @@ def test_what_an_earlier_step_makes_is_not_looked_for(tmp_path: Path) -> None:
             tmp_path,
             "steps:\n"
             "  - {id: i, run: imatrix, model: m, text: /dev/null, output: new.gguf}\n"
-            "  - {run: quantize, model: m, type: q4_k_m, imatrix: new.gguf}\n"
+            "  - {run: quantize, model: m, type: q4_k_m, imatrix: ./new.gguf}\n"
+            "  - {run: quantize, model: m, type: q4_k_m, imatrix: models/m-IMATRIX.gguf}\n"
             "  - {run: quantize, model: m, type: copy, imatrix: '${i.path}'}\n",
         )
     )
-    assert len(plan.steps) == 3
+    assert len(plan.steps) == 4
 
 
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:

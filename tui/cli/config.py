@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import click
 from lathe.engine import settings as reference
-from lathe.engine.errors import describe
-from lathe.tui.cli.shell import Shell, fail, put, put_json, put_table
+from lathe.tui.cli.shell import Shell, put, put_json, put_table
 
 
 @click.group()
 def config() -> None:
     """Settings: flag > environment > project > user > system > default."""
-
-
-def _load(shell: Shell) -> reference.Loaded:
-    try:
-        return reference.load_here(shell.flags)
-    except Exception as error:  # noqa: BLE001 - the boundary of the program
-        fail(describe(error))
 
 
 @config.command("show")
@@ -26,7 +18,7 @@ def _load(shell: Shell) -> reference.Loaded:
 @click.pass_obj
 def show(shell: Shell, origin: bool, as_json: bool) -> None:
     """Every setting."""
-    loaded = _load(shell)
+    loaded = reference.load_here(shell.flags)
     if as_json:
         put_json({
             key: {"value": loaded.value(key), "default": reference.default(key), "origin": str(loaded.origin(key)),
@@ -51,11 +43,8 @@ def _shown(value: reference.Scalar) -> str:
 @click.pass_obj
 def get(shell: Shell, key: str) -> None:
     """The effective value of KEY."""
-    loaded = _load(shell)
-    try:
-        put(_shown(loaded.value(key)))
-    except Exception as error:  # noqa: BLE001 - the boundary of the program
-        fail(describe(error))
+    loaded = reference.load_here(shell.flags)
+    put(_shown(loaded.value(key)))
 
 
 @config.command("set")
@@ -77,11 +66,8 @@ def unset(shell: Shell, key: str) -> None:
 
 def _write(key: str, text: str | None) -> None:
     path = reference.user_file()
-    try:
-        value = None if text is None else reference.parse(key, text)
-        reference.write(path, key, value)
-    except Exception as error:  # noqa: BLE001 - the boundary of the program
-        fail(describe(error))
+    value = None if text is None else reference.parse(key, text)
+    reference.write(path, key, value)
     put(f"{path}: {key} " + ("removed" if text is None else f"= {text}"))
 
 
@@ -95,7 +81,7 @@ def path_of() -> None:
 @click.pass_obj
 def validate(shell: Shell) -> None:
     """Read every source; exit 78 when one is wrong."""
-    _load(shell)
+    reference.load_here(shell.flags)
     put("ok")
 
 

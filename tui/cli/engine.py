@@ -12,9 +12,9 @@ import time
 import click
 import psutil
 from lathe.engine.connect import attach, start_engine
-from lathe.engine.errors import BusyError, ExitCode, describe
+from lathe.engine.errors import BusyError, ExitCode
 from lathe.engine.paths import Home
-from lathe.tui.cli.shell import Shell, fail, put, put_json
+from lathe.tui.cli.shell import Shell, put, put_json
 
 _STOP_TIMEOUT_S = 30.0
 
@@ -32,10 +32,7 @@ def start(shell: Shell, foreground: bool) -> None:
     if foreground:
         arguments = [sys.executable, "-P", "-m", "lathe.engine.daemon", "--home", str(shell.home.root)]
         os.execv(sys.executable, arguments)  # noqa: S606 - becomes the engine, arguments are ours
-    try:
-        pid = asyncio.run(_start(shell.home))
-    except Exception as error:  # noqa: BLE001 - the boundary of the program
-        fail(describe(error))
+    pid = asyncio.run(_start(shell.home))
     put(f"engine {pid} runs for {shell.home.root}")
 
 
@@ -71,10 +68,7 @@ def status(shell: Shell, as_json: bool) -> None:
 @click.pass_obj
 def stop(shell: Shell, force: bool) -> None:
     """Stop the engine: running jobs become resumable, workers and server end."""
-    try:
-        put(asyncio.run(_stop(shell.home, force)))
-    except Exception as error:  # noqa: BLE001 - the boundary of the program
-        fail(describe(error))
+    put(asyncio.run(_stop(shell.home, force)))
 
 
 async def _stop(home: Home, force: bool) -> str:

@@ -19,6 +19,7 @@ from lathe.engine.worker.messages import LoadOptions
 from lathe.tui.cli.follow import run_step
 from lathe.tui.cli.numbers import GPU_LAYERS, SOME_THREADS, Finite
 from lathe.tui.cli.shell import Shell, anchored, need_yes, put, put_json, put_table, say
+from lathe.tui.cli.work import absolute, reference
 from lathe.tui.formats import clock
 
 _STYLES = click.Choice(["markdown", "html", "json", "junit", "jsonl"])
@@ -80,7 +81,7 @@ def run_(
     chosen = _options(context, threads, gpu_layers)
     files = tuple(anchored(path) for path in reports)
     step = EvalStep(
-        suite=_suite(suite), model=_model(model), variables=variables, limit=limit, seed=seed, tags=tags,
+        suite=_suite(suite), model=reference(model), variables=variables, limit=limit, seed=seed, tags=tags,
         skip_bad=skip_bad, concurrency=concurrency, cache=not no_cache, fresh=fresh, options=chosen,
         baseline_name=baseline_name, reports=() if gated else files,
     )  # fmt: skip
@@ -119,7 +120,7 @@ def _gate(
     reports: tuple[str, ...], as_json: bool, tolerance: float = 0.01,
 ) -> int:  # fmt: skip
     step = GateStep(
-        of=run, baseline=baseline, gates=gates, waivers=anchored(waivers) if waivers else None,
+        of=run, baseline=baseline, gates=gates, waivers=absolute(waivers),
         tolerance=tolerance, reports=reports,
     )  # fmt: skip
     return run_step(shell, step, _show_gates, as_json=as_json)
@@ -318,7 +319,7 @@ def judge_(
 ) -> None:  # fmt: skip
     """Let MODEL compare the answers of RUN with those of BASELINE, in both orders."""
     step = JudgeStep(
-        of=run, baseline=baseline, model=_model(model), rubric=rubric, limit=limit, seed=seed, abstain=abstain,
+        of=run, baseline=baseline, model=reference(model), rubric=rubric, limit=limit, seed=seed, abstain=abstain,
         options=_options(None, threads, None),
     )  # fmt: skip
     raise SystemExit(run_step(shell, step, _show_duel, as_json=as_json))
@@ -359,7 +360,7 @@ def harness_(
 ) -> None:  # fmt: skip
     """Run TASKS of lm-evaluation-harness on MODEL, offline; results are kept like those of a suite."""
     step = HarnessStep(
-        model=_model(model), tasks=tasks, include=anchored(include) if include else None, limit=limit,
+        model=reference(model), tasks=tasks, include=absolute(include), limit=limit,
         fewshot=fewshot, chat=chat, options=_options(context, threads, None), baseline_name=baseline_name,
     )  # fmt: skip
     raise SystemExit(run_step(shell, step, _show_rows, detach=detach, as_json=as_json))
@@ -495,11 +496,5 @@ def _show_comparison(comparison: Comparison) -> None:
 
 
 def _suite(name: str) -> str:
-    """A file as seen from here, else a suite's name: the engine has another working directory."""
-    path = Path(name)
-    return anchored(path) if path.suffix and path.exists() else name
-
-
-def _model(name: str) -> str:
-    path = Path(name)
-    return anchored(path) if path.exists() else name
+    """A file as seen from here, else a suite's name: a folder of that name is none."""
+    return reference(name) if Path(name).suffix else name

@@ -15,7 +15,8 @@ from lathe.engine.steps import RagEvalStep, RagExploreStep, RagGoldenStep, RagVe
 from lathe.engine.workbench import Workbench
 from lathe.tui.cli.follow import run_step
 from lathe.tui.cli.rag_options import MODES, as_json_option, show_figures
-from lathe.tui.cli.shell import Shell, anchored, put, put_json, put_table, say
+from lathe.tui.cli.shell import Shell, put, put_json, put_table, say
+from lathe.tui.cli.work import absolute
 from lathe.tui.text import clean
 
 
@@ -103,7 +104,7 @@ def golden(
 ) -> None:  # fmt: skip
     """STORE's golden questions, for `rag eval`: those of FILE (JSON lines: id, text, relevant), or drafts."""
     step = RagGoldenStep(
-        store=store, file=anchored(file) if file else None, draft=draft or 0, model=model, confirm=confirm,
+        store=store, file=absolute(file), draft=draft or 0, model=model, confirm=confirm,
         drop=drop,
     )  # fmt: skip
     raise SystemExit(run_step(shell, step, _show_questions, as_json=as_json))
@@ -152,7 +153,7 @@ def evaluate(
     if (store is None) == (beir is None):
         raise click.UsageError("give either STORE or --beir DIR")
     step = RagEvalStep(
-        store=store, beir=anchored(beir) if beir else None, modes=modes or ("bm25", "dense", "hybrid"),
+        store=store, beir=absolute(beir), modes=modes or ("bm25", "dense", "hybrid"),
         embedder=embedders[0] if len(embedders) == 1 else None, embedders=embedders if len(embedders) > 1 else (),
         tokens=tokens, reranker=reranker, split=split, passages=passages,
     )  # fmt: skip

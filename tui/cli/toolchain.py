@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import click
-from lathe.engine.errors import describe
 from lathe.engine.steps import ToolchainStep
 from lathe.tui.cli.follow import run_step
-from lathe.tui.cli.shell import Shell, fail, need_yes, put, put_json, put_table
+from lathe.tui.cli.shell import Shell, need_yes, put, put_json, put_table
 from lathe.tui.cli.work import absolute, job_options, show_figures
-
-Result = TypeVar("Result")
 
 
 @click.group()
@@ -44,7 +39,7 @@ def list_(shell: Shell, as_json: bool) -> None:
     """What is installed."""
     from lathe.engine.toolchain import store
 
-    found = _or_fail(lambda: store.listed(shell.home.toolchain))
+    found = store.listed(shell.home.toolchain)
     if as_json:
         put_json(
             [{"version": one.version, "source_sha256": one.source_sha256, "files": len(one.files)} for one in found]
@@ -64,7 +59,7 @@ def pack(shell: Shell, output: Path, version: str | None, force: bool) -> None:
     """Write an installed toolchain as one file, for `install --from` elsewhere."""
     from lathe.engine.toolchain import store
 
-    put(str(_or_fail(lambda: store.pack(shell.home.toolchain, output.absolute(), version, force=force))))
+    put(str(store.pack(shell.home.toolchain, output.absolute(), version, force=force)))
 
 
 @toolchain.command()
@@ -76,13 +71,5 @@ def remove(shell: Shell, version: str, yes: bool) -> None:
     from lathe.engine.toolchain import store
 
     need_yes(yes, f"delete the toolchain {version}?")
-    _or_fail(lambda: store.remove(shell.home.toolchain, version))
+    store.remove(shell.home.toolchain, version)
     put(f"deleted {version}")
-
-
-def _or_fail(work: Callable[[], Result]) -> Result:
-    """Files only, no engine: an error becomes its exit code."""
-    try:
-        return work()
-    except Exception as error:  # noqa: BLE001 - the boundary of the program
-        fail(describe(error))

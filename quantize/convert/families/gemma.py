@@ -6,7 +6,7 @@ import numpy as np
 from lathe.quantize.convert.encode import Floats
 from lathe.quantize.convert.families.llama import LAYOUT
 from lathe.quantize.convert.family import Family, Rule
-from lathe.quantize.convert.graph import GELU, sliding_layers
+from lathe.quantize.convert.graph import GELU, all_but_each, sliding_layers
 from lathe.quantize.convert.hparams import Hparams
 from lathe.quantize.convert.rope import rope_parameters
 from lathe.quantize.convert.writer import Metadata, array, f32, u32
@@ -58,7 +58,7 @@ def _window_facts(hparams: Hparams, period: int) -> Metadata:
     """Say which layers look at a window only, where they are not those that llama.cpp expects."""
     sliding = sliding_layers(hparams, period)
     facts = {"attention.sliding_window": u32(hparams.need("sliding_window"))}
-    if sliding != [(layer + 1) % period != 0 for layer in range(hparams.layers)]:
+    if sliding != all_but_each(period, hparams.layers):
         facts["attention.sliding_window_pattern"] = array(ValueType.BOOL, sliding)
     return facts
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from lathe.quantize.convert.encode import Floats
 from lathe.quantize.convert.family import Family, Rule
-from lathe.quantize.convert.graph import SILU
+from lathe.quantize.convert.graph import SILU, all_but_each
 from lathe.quantize.convert.hparams import Hparams
 from lathe.quantize.convert.rope import llama3_factors
 from lathe.quantize.convert.writer import Metadata, u32
@@ -82,10 +82,10 @@ def chosen_window(hparams: Hparams) -> int | None:
 
 def _smollm3_facts(hparams: Hparams) -> Metadata:
     """Every fourth layer has no positions: llama.cpp knows no other arrangement."""
-    rotated, period = hparams.get("no_rope_layers"), hparams.count("no_rope_layer_interval")
+    rotated = hparams.get("no_rope_layers")  # 1 where there are positions
     if rotated is None:
-        rotated = [int((layer + 1) % (period or 4) != 0) for layer in range(hparams.layers)]
-    if rotated != [int((layer + 1) % 4 != 0) for layer in range(hparams.layers)]:
+        rotated = all_but_each(hparams.count("no_rope_layer_interval") or 4, hparams.layers)
+    if rotated != all_but_each(4, hparams.layers):
         raise UnsupportedError(
             "config.json gives no_rope_layers other than each fourth, which llama.cpp cannot compute"
         )

@@ -9,7 +9,7 @@ from lathe.quantize.convert.encode import Floats
 from lathe.quantize.convert.families.llama import FIXED, window
 from lathe.quantize.convert.family import Family
 from lathe.quantize.convert.hparams import Hparams
-from lathe.quantize.convert.rope import rope_parameters
+from lathe.quantize.convert.rope import rope_parameters, yarn_magnitude
 from lathe.quantize.convert.writer import LARGEST_FLOAT, Metadata, f32, u32
 from lathe.quantize.errors import CheckpointError, UnsupportedError
 
@@ -40,7 +40,7 @@ def _attention_factor(hparams: Hparams) -> float:
         case "su" | "longrope":
             return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0
         case "yarn":
-            return 0.1 * math.log(scale) + 1.0 if scale > 1 else 1.0
+            return yarn_magnitude(scale)
         case _:
             raise UnsupportedError(f"config.json asks for the rope scaling {kind!r:.40}, which Phi-3 does not have")
 

@@ -12,7 +12,7 @@ from lathe.quantize.convert.encode import Floats
 from lathe.quantize.convert.family import Family
 from lathe.quantize.convert.hparams import SHARED, Hparams
 from lathe.quantize.convert.registry import ARCHITECTURES
-from lathe.quantize.convert.rope import llama3_factors
+from lathe.quantize.convert.rope import YARN, llama3_factors, yarn_magnitude
 from lathe.quantize.convert.writer import Encoding
 from lathe.quantize.gguf.header import GgufHeader
 
@@ -58,12 +58,6 @@ _MORE = {
     "rope.freq_base": "rope_theta",
     "rope.freq_base_swa": "rope_local_base_freq",
     "rope.scaling.original_context_length": "original_max_position_embeddings",
-}
-_YARN = {
-    "yarn_ext_factor": "extrapolation_factor",
-    "yarn_attn_factor": "attention_factor",
-    "yarn_beta_fast": "beta_fast",
-    "yarn_beta_slow": "beta_slow",
 }
 _SPECIALS = {"bos": "bos_token_id", "eos": "eos_token_id", "padding": "pad_token_id"}
 _DTYPES = {Encoding.F32: "float32", Encoding.F16: "float16", Encoding.BF16: "bfloat16"}
@@ -177,8 +171,8 @@ def _rope_scaling(headers: Sequence[GgufHeader], hparams: Hparams) -> tuple[dict
             scaling["original_max_position_embeddings"] = first.hyper("rope.scaling.original_context_length")
             if isinstance(attention := first.hyper("rope.scaling.attn_factor"), float):
                 # Here a factor of YaRN's own, there the product.
-                scaling["attention_factor"] = attention * (1 + 0.1 * math.log(max(factor, 1)))
-            given = {name: first.hyper(f"rope.scaling.{key}") for key, name in _YARN.items()}
+                scaling["attention_factor"] = attention * yarn_magnitude(factor)
+            given = {names[0]: first.hyper(f"rope.scaling.{key}") for key, names in YARN.items()}
             scaling |= {name: value for name, value in given.items() if value is not None}
         return {"rope_scaling": scaling}, []
     long, short = _values(headers, "rope_factors_long.weight"), _values(headers, "rope_factors_short.weight")
